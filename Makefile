@@ -1,0 +1,56 @@
+# `make demo` localizes landmarks in a real scan; `make test` checks the project. Both install into .venv/ first.
+
+PYTHON ?= python3
+VENV ?= .venv
+TRTLM_DATA ?= ../shared/data
+
+SCAN := $(TRTLM_DATA)/mouse-skull-ct/posed/images/129S1_SVLMJ_.nii.gz
+BIN := $(VENV)/bin
+# One pip command for everything: torch's range has to be known while ModelOpt, which takes any torch, is resolved.
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.PHONY: help demo test lint clean distclean
+
+help:
+	@echo "make demo       install, then localize the landmarks of one scan: preds.json"
+	@echo "make test       install with everything that tests need, then lint and run the tests"
+	@echo "make lint       ruff and mypy"
+	@echo "make clean      remove caches, build folders and preds.json"
+	@echo "make distclean  the same, and $(VENV)/"
+	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
+
+demo: $(VENV)/.installed
+	@test -f "$(SCAN)" || { \
+	  echo "make demo: no scan at $(SCAN)." >&2; \
+	  echo "Name the folder that holds mouse-skull-ct/: make demo TRTLM_DATA=/path/to/data" >&2; \
+	  exit 1; }
+	$(BIN)/trtlm infer "$(SCAN)" --out preds.json
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json
+	find benchmarks calibration export tests trt_landmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf "$(VENV)"
+
+# Editable: a change in the code needs no new installation, one in pyproject.toml makes one.
+# The stamps are ordered, so that the small installation is not repeated after the large one.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing trt-landmarks into $(VENV)/ ..."
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo "Installing trt-landmarks[test] into $(VENV)/: some minutes the first time ..."
+	$(PIP_INSTALL) --editable ".[test]"
+	@touch $(VENV)/.installed $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv "$(VENV)"
