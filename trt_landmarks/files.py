@@ -1,0 +1,68 @@
+"""Writing and reading small text files: whole or not at all, with errors for people."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from trt_landmarks.errors import TrtlmError
+
+
+def write_text(path: str | Path, text: str, error: type[TrtlmError]) -> None:
+    """Write a UTF-8 file so that a reader sees the old or the new content, never half of it.
+
+    The text goes to a temporary file in the same folder, which then takes the name.  A symbolic link keeps
+    pointing to its file.  Devices and pipes (``/dev/stdout``) are written to directly.
+
+    Raises:
+        error: naming the file, if the folder is missing or may not be written to, or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        target = Path(os.path.realpath(path))
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        with temporary.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OSError as problem:
+        raise error(f"{path}: cannot be written: {_reason(problem)}.", _write_remedy(path, problem)) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # the folder itself may be the problem
+                temporary.unlink(missing_ok=True)
+
+
+def read_text(path: str | Path, error: type[TrtlmError], what: str) -> str:
+    """Read a UTF-8 file (a byte order mark is allowed); ``what`` names its kind in errors, e.g. "landmark file".
+
+    Raises:
+        error: naming the file, if it is missing, unreadable or not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise error(f"{path}: no such {what}.", "Check the path.") from None
+    except UnicodeDecodeError:
+        raise error(f"{path}: is not a {what}: it is not UTF-8 text.") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {_reason(problem)}.") from None
+
+
+def _reason(problem: OSError) -> str:
+    return (problem.strerror or str(problem)).lower()
+
+
+def _write_remedy(path: Path, problem: OSError) -> str:
+    if isinstance(problem, FileNotFoundError):
+        return f"Create the folder {path.parent} first."
+    if isinstance(problem, IsADirectoryError):
+        return "Name a file, not a folder."
+    return "Name a file in a folder that you may write to and that has room."
