@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # One pip command for everything: torch's range has to be known while ModelOpt, which takes any torch, is resolved.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo test lint clean distclean
+.PHONY: help demo scan test lint clean distclean
 
 help:
 	@echo "make demo       install, then localize the landmarks of one scan: preds.json"
@@ -19,12 +19,15 @@ help:
 	@echo "make distclean  the same, and $(VENV)/"
 	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
 
-demo: $(VENV)/.installed
+demo: scan $(VENV)/.installed
+	$(BIN)/trtlm infer "$(SCAN)" --out preds.json
+
+# Before anything is installed.
+scan:
 	@test -f "$(SCAN)" || { \
 	  echo "make demo: no scan at $(SCAN)." >&2; \
 	  echo "Name the folder that holds mouse-skull-ct/: make demo TRTLM_DATA=/path/to/data" >&2; \
 	  exit 1; }
-	$(BIN)/trtlm infer "$(SCAN)" --out preds.json
 
 test: lint
 	$(BIN)/python -m pytest
