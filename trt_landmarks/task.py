@@ -110,16 +110,23 @@ class Fine(Section):
 
 
 class Correlated(Section):
-    """Parts of the net for correlated groups, each switchable (the paper's ablation)."""
+    """Parts of the net for correlated groups, each switchable (the paper's ablation).
+
+    ``axis_position`` says what gives a landmark's place along the group's axis: its own heatmap, the key slice,
+    or the mean of the two.
+    """
 
     fusion: bool = True
     channel_attention: bool = True
     spatial_attention: bool = True
     slice_branch: bool = True
     slice_weight: Annotated[float, Field(ge=0)] = 1.0
+    axis_position: Literal["heatmap", "slice", "mean"] = "heatmap"
 
     @model_validator(mode="after")
-    def _attention_needs_fusion(self) -> Correlated:
+    def _parts_fit(self) -> Correlated:
+        if self.axis_position != "heatmap" and not self.slice_branch:
+            raise ValueError(f"axis_position: {self.axis_position} needs slice_branch: true")
         if not self.fusion and (self.channel_attention or self.spatial_attention or self.slice_branch):
             raise ValueError("attention and the slice branch work on fused features: they need fusion: true")
         return self
@@ -139,6 +146,7 @@ class Task(Section):
     fine: Fine
     correlated: Correlated = Correlated()
     sdr_radii_mm: tuple[Positive, ...] = Field(min_length=1)
+    low_confidence_below: Annotated[float, Field(ge=0, le=1)] = 0.2
 
     @field_validator("landmarks", mode="before")
     @classmethod

@@ -1,0 +1,115 @@
+"""Nets to ONNX: one graph per net, dynamic batch, batch normalization folded, opset 20."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from trt_landmarks.engines.base import COARSE
+from trt_landmarks.errors import EngineError
+from trt_landmarks.task import Task
+
+OPSET = 20
+#: Largest batch the graphs are declared for.
+LARGEST_BATCH = 1024
+
+
+def input_shape(graph: str, task: Task, landmarks: int) -> tuple[int, int, int, int]:
+    """Shape of a graph's input without the batch: ``[channels, Z, Y, X]``."""
+    x, y, z = task.coarse.shape if graph == COARSE else task.fine.shape
+    return (1 if graph == COARSE else landmarks, z, y, x)
+
+
+def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], path: Path) -> None:
+    """Write one net as ONNX and check the file.
+
+    Args:
+        net: in eval mode, on the CPU.
+        graph: its name: decides the names of input and outputs.
+        shape: of the input without the batch.
+        path: file to write.
+
+    Raises:
+        EngineError: if the exporter fails; its own words are in the message.
+    """
+    outputs = ["points"] if graph == COARSE else ["offsets", "confidence", "key_slice"]
+    example = torch.rand(2, *shape)
+    with torch.inference_mode():
+        count = 1 if isinstance(net(example), torch.Tensor) else len(net(example))
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                net,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=({0: batch},),
+                input_names=["volume" if graph == COARSE else "patches"],
+                output_names=outputs[:count],
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise EngineError(f"{graph}: PyTorch cannot export this net: {str(error).splitlines()[0]}.") from None
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:  # the exporter notes the source lines it came from: paths of one machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.producer_name = "trt-landmarks"
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def store_half(path: Path, smallest: int = 512) -> None:
+    """Store large weights of a graph in FP16, each followed by a Cast back to FP32.
+
+    The graph still computes in FP32 (a runtime folds the Cast when it loads the graph); weights that FP16 cannot
+    hold exactly are left alone, so the results are the same to the bit.
+    """
+    model = onnx.load(path)
+    casts = []
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        array = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = array.astype(np.float16)
+        if array.size < smallest or not np.array_equal(half.astype(np.float32), array):
+            continue
+        name = tensor.name
+        stored = numpy_helper.from_array(half, f"{name}.half")
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.append(stored)
+        casts.append(helper.make_node("Cast", [stored.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    for position, node in enumerate(casts):
+        model.graph.node.insert(position, node)
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """The exporter prints progress and warns about packages that are not needed."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

@@ -1,0 +1,251 @@
+"""The ``trtlm`` command.
+
+Exit codes: 0 ok; 1 some cases failed; 2 could not run.  Heavy packages are imported by the command that needs
+them, never to show help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trt_landmarks import __version__
+from trt_landmarks.errors import TrtlmError
+
+if TYPE_CHECKING:
+    from trt_landmarks.scan import Scan
+
+app = typer.Typer(
+    help="3D medical landmark localization, from a PyTorch checkpoint to a deployed, measured engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Shipped model's name or bundle folder. [default: the setting TRTLM_MODEL, else mouse-skull]"),
+]
+Engine = Annotated[str, typer.Option(help="onnxruntime, tensorrt, tensorrt-rtx or auto.")]
+
+
+def main() -> None:
+    """Run the command; errors meant for people become one line and exit code 2."""
+    try:
+        app()
+    except TrtlmError as error:
+        typer.echo(f"trtlm: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trtlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    task: Annotated[Path, typer.Argument(help="Task file (YAML).")],
+    data: Annotated[Path, typer.Option(help="Folder with images/ and landmarks/.")],
+    out: Annotated[Path, typer.Option(help="Run folder; a run that was stopped is resumed.")],
+    split: Annotated[Path | None, typer.Option(help="JSON file with the lists train and val.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Without --split: number of folds.")] = 5,
+    fold: Annotated[int, typer.Option(min=0, help="Without --split: the fold to validate on, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    keep: Annotated[str, typer.Option(help="Weights to keep: best (by validation) or last.")] = "best",
+    noise: Annotated[float, typer.Option(min=0, help="Noise of the patch centres, fraction of the edge.")] = 1 / 6,
+    length: Annotated[float, typer.Option(min=0.0001, help="Factor on all numbers of steps.")] = 1.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... or auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
+) -> None:
+    """Train the coarse and the fine nets on a folder of annotated scans."""
+    with _extra("train"):
+        from trt_landmarks.training.command import train_command
+    metrics = train_command(
+        task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise, length=length,
+        device=device, quiet=quiet or not sys.stderr.isatty(),
+    )  # fmt: skip
+    typer.echo(metrics)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
+    name: Annotated[str | None, typer.Option(help="The model's name. [default: the task's]")] = None,
+    scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) for the check with PyTorch.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 5,
+    half_storage: Annotated[bool, typer.Option(help="Store weights in FP16 (half the size).")] = False,
+    provenance: Annotated[Path | None, typer.Option(help="JSON file for the manifest: data, licence, command.")] = None,
+) -> None:
+    """Export a checkpoint to a bundle of ONNX graphs, checked against PyTorch."""
+    with _extra("export"):
+        from trt_landmarks.export.bundle import export_bundle
+        from trt_landmarks.training.checkpoint import load_checkpoint
+    loaded = load_checkpoint(checkpoint)
+    facts = _read_json(provenance) if provenance else None
+    bundle = export_bundle(
+        loaded, out, name=name, scans=_some_scans(scans, count), half_storage=half_storage, provenance=facts,
+        say=typer.echo,
+    )  # fmt: skip
+    for graph, figures in bundle.manifest["parity"].items():
+        if isinstance(figures, dict) and "max_voxel" in figures:
+            typer.echo(f"{graph}: at most {figures['max_voxel']:.1e} voxel, {figures['max_mm']:.1e} mm from PyTorch")
+    typer.echo(f"bundle {bundle.name}: {out}")
+
+
+@app.command()
+def build(
+    model: Annotated[
+        str | None, typer.Argument(help="Bundle folder or shipped model. [default: TRTLM_MODEL, else mouse-skull]")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp16",
+    engine: Engine = "auto",
+    scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) to calibrate and compare on.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 4,
+) -> None:
+    """Build engines for a model, at a precision."""
+    from trt_landmarks.bundle import open_bundle
+
+    with _extra("calibrate"):
+        from trt_landmarks.builds import build as build_engine
+    bundle = open_bundle(model)
+    typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
+    done = build_engine(bundle, engine, precision, _some_scans(scans, count), typer.echo)
+    typer.echo(done.summary())
+
+
+@app.command()
+def infer(
+    scans: Annotated[list[Path], typer.Argument(help="Scan files and folders of scans.")],
+    out: Annotated[Path, typer.Option(help="Results file (JSON).")],
+    model: Model = None,
+    engine: Engine = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 or fp16. [default: the best here]")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Scans that go through the nets together.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime. [default: all cores]")] = None,
+    quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
+) -> None:
+    """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
+    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.engines.select import open_engine
+    from trt_landmarks.inference import infer as run
+    from trt_landmarks.localizer import Localizer
+    from trt_landmarks.predictions import CaseResult, Predictions
+    from trt_landmarks.scan import find_scans
+
+    files = find_scans(scans)
+    bundle = open_bundle(model)
+    chosen, note = open_engine(bundle, engine, precision, threads)
+    if not quiet:
+        typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}", err=True)
+    predictions = Predictions(
+        bundle.task.name,
+        {"name": bundle.name, "path": str(bundle.root), "sha256": bundle.sha256},
+        {"name": chosen.name, "precision": chosen.precision, "provider": chosen.provider, "note": note},
+    )
+    with _bar("scans", len(files), quiet) as advance:
+
+        def progress(case: CaseResult, done: int, count: int) -> None:
+            advance(case.id)
+            if case.error is not None:
+                typer.echo(f"trtlm: {case.error.message}", err=True)
+
+        try:
+            run(files, Localizer(bundle.task, bundle.mean_shape, chosen), predictions, out=out, batch=batch,
+                progress=progress)  # fmt: skip
+        except KeyboardInterrupt:
+            typer.echo(f"trtlm: interrupted; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)
+            raise typer.Exit(1 if predictions.cases else 2) from None
+    failed = sum(case.status == "failed" for case in predictions.cases)
+    if not quiet:
+        typer.echo(f"{len(files) - failed} of {len(files)} scans ok: {out}")
+    raise typer.Exit(0 if not failed else 2 if failed == len(files) else 1)
+
+
+@app.command("eval")
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Results file of trtlm infer.")],
+    landmarks: Annotated[Path, typer.Argument(help="Folder of annotations (.mrk.json, .fcsv, .csv).")],
+    model: Model = None,
+    task: Annotated[Path | None, typer.Option(help="Task file, instead of the model's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here too (JSON).")] = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals.")] = 2000,
+) -> None:
+    """Compare results with annotations: MRE, SDR and the rest, in mm. Exit code 1 if cases failed or are missing."""
+    from rich.console import Console
+
+    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.evaluation import evaluate as run
+    from trt_landmarks.predictions import read_predictions
+    from trt_landmarks.task import load_task
+
+    found = read_predictions(predictions)
+    subject = load_task(task) if task else open_bundle(model or found.model.get("path"), verify=False).task
+    evaluation = run(found, landmarks, subject, bootstrap=bootstrap)
+    if out is not None:
+        evaluation.write(out)
+    evaluation.render(Console(width=None if sys.stdout.isatty() else 140))
+    raise typer.Exit(1 if evaluation.failed or evaluation.missing else 0)
+
+
+def _some_scans(path: Path | None, count: int) -> list[Scan]:
+    """The first ``count`` scans of a file or folder; none if no path was given."""
+    if path is None:
+        return []
+    from trt_landmarks.scan import find_scans, read_scan
+
+    return [read_scan(file.path) for file in find_scans([path])[:count]]
+
+
+def _read_json(path: Path) -> Any:
+    from trt_landmarks.files import read_text
+
+    try:
+        return json.loads(read_text(path, TrtlmError, "JSON file"))
+    except ValueError as error:
+        raise TrtlmError(f"{path}: is not valid JSON: {error}.") from None
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Turn a missing optional package into advice."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        command = shlex.join(["pip", "install", f"trt-landmarks[{name}]"])
+        raise TrtlmError(f"this command needs the package {error.name}, which is not installed.", f"Run {command}.",
+                         code="package_missing") from None  # fmt: skip
+
+
+@contextlib.contextmanager
+def _bar(what: str, count: int, quiet: bool) -> Iterator[Any]:
+    """A progress bar on a terminal; nothing in scripts."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task(what, total=count)
+        yield lambda name: bar.update(line, advance=1, description=name)

@@ -1,0 +1,65 @@
+"""ONNX Runtime: the default engine, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_landmarks.engines.base import Arrays
+from trt_landmarks.errors import BundleError, EngineError
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxRuntimeEngine:
+    """Runs ONNX graphs with ONNX Runtime.
+
+    Args:
+        graphs: graph name to ONNX file.
+        precision: what the graphs compute in, for the record.
+        threads: threads within an operator; None lets ONNX Runtime take all cores.
+        provider: the execution provider that must run them.
+
+    Raises:
+        EngineError: if the provider cannot be had (ONNX Runtime itself would silently take another).
+        BundleError: naming a graph file that is damaged.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, graphs: Mapping[str, Path], precision: str = "fp32", threads: int | None = None, provider: str = CPU
+    ) -> None:
+        import onnxruntime as ort
+
+        if provider not in ort.get_available_providers():
+            raise EngineError(
+                f"ONNX Runtime {ort.__version__} has no {provider}; it has {', '.join(ort.get_available_providers())}.",
+                "Install an ONNX Runtime with it, or take --engine auto.",
+            )
+        self.precision = precision
+        self.provider = provider
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Spinning threads of three sessions would compete for the cores that sampling needs in between.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._sessions = {}
+        for graph, path in graphs.items():
+            try:
+                session = ort.InferenceSession(str(path), options, providers=[provider])
+            except Exception as error:  # ONNX Runtime's exceptions have no common public base
+                reason = str(error).splitlines()[0]
+                raise BundleError(f"{path}: ONNX Runtime cannot load this graph: {reason}.") from None
+            if session.get_providers()[0] != provider:
+                raise EngineError(f"ONNX Runtime did not take {provider} but {session.get_providers()[0]}.")
+            self._sessions[graph] = (session, session.get_inputs()[0].name)
+
+    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+        session, name = self._sessions[graph]
+        outputs: list[NDArray[np.float32]] = session.run(None, {name: np.ascontiguousarray(array, dtype=np.float32)})
+        return tuple(outputs)

@@ -1,0 +1,128 @@
+"""Inference over many scans: one bad scan never stops the rest, and nothing computed is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trt_landmarks.errors import TrtlmError
+from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.predictions import CaseError, CaseResult, KeySlice, Landmark, Predictions
+from trt_landmarks.scan import Scan, ScanFile, read_scan
+
+#: Called after every case: the case, how many are done, how many there are.
+Progress = Callable[[CaseResult, int, int], None]
+
+#: Seconds between intermediate writes of the results file.
+SAVE_SECONDS = 5.0
+
+
+def infer(
+    files: Sequence[ScanFile],
+    localizer: Localizer,
+    predictions: Predictions,
+    *,
+    out: Path | None = None,
+    batch: int = 1,
+    progress: Progress = lambda case, done, count: None,
+) -> Predictions:
+    """Localize in every file and add a case to ``predictions`` for each, in order.
+
+    Args:
+        files: what :func:`trt_landmarks.scan.find_scans` found.
+        localizer: task and engine.
+        predictions: receives the cases.
+        out: results file, written every few seconds, when interrupted, and at the end.
+        batch: scans that go through the nets together.
+        progress: called after every case.
+
+    Raises:
+        PredictionsError: if ``out`` cannot be written (found out before the first scan is read).
+    """
+    if out is not None:
+        predictions.write(out)
+    saved = time.monotonic()
+    try:
+        for group in _batches(files, max(1, batch)):
+            for case in _localize_files(group, localizer):
+                predictions.cases.append(case)
+                progress(case, len(predictions.cases), len(files))
+            if out is not None and time.monotonic() - saved > SAVE_SECONDS:
+                predictions.write(out)
+                saved = time.monotonic()
+    finally:
+        if out is not None:
+            predictions.write(out)
+    return predictions
+
+
+def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: Localizer) -> CaseResult:
+    """A localization as a case of the results file."""
+    task = localizer.task
+    inside = scan.geometry.contains(found.points)
+    voxels = scan.geometry.world_to_voxel(found.points)
+    landmarks = []
+    for n, name in enumerate(task.landmarks):
+        status = "located" if found.confidence[n] >= task.low_confidence_below else "low_confidence"
+        landmarks.append(
+            Landmark(
+                name,
+                status if inside[n] else "outside_scan",
+                _triple(found.points[n]),
+                _triple(voxels[n]),
+                float(np.clip(found.confidence[n], 0, 1)),
+            )
+        )
+    slices = tuple(
+        KeySlice(plane.group.name, plane.group.axis, plane.position_mm, _triple(plane.point), _triple(plane.normal))
+        for plane in found.slices
+    )
+    return CaseResult(file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices)
+
+
+def _localize_files(files: Sequence[ScanFile], localizer: Localizer) -> Iterable[CaseResult]:
+    """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
+    results: dict[str, CaseResult] = {}
+    scans: list[tuple[ScanFile, Scan, float]] = []
+    for file in files:
+        start = time.perf_counter()
+        try:
+            scan = read_scan(file.path)
+        except (TrtlmError, MemoryError, OSError) as error:
+            results[file.id] = _failed(file, error)
+        else:
+            scans.append((file, scan, 1000 * (time.perf_counter() - start)))
+    try:
+        found = localizer.localize_batch([scan for _, scan, _ in scans])
+    except (TrtlmError, MemoryError) as error:
+        for file, _, _ in scans:
+            results[file.id] = _failed(file, error)
+    else:
+        for (file, scan, reading), localization in zip(scans, found, strict=True):
+            localization.timing_ms["read"] = reading
+            localization.timing_ms["total"] = sum(localization.timing_ms.values())
+            results[file.id] = case_result(file, scan, localization, localizer)
+    return [results[file.id] for file in files]
+
+
+def _failed(file: ScanFile, error: Exception) -> CaseResult:
+    if isinstance(error, TrtlmError):
+        reason = CaseError(error.code, str(error))
+    elif isinstance(error, MemoryError):
+        reason = CaseError("out_of_memory", f"{file.path}: does not fit in memory. Free memory or crop the scan.")
+    else:
+        reason = CaseError("scan_unreadable", f"{file.path}: cannot be read: {error}.")
+    return CaseResult(file.id, str(file.path), "failed", reason)
+
+
+def _batches(files: Sequence[ScanFile], size: int) -> Iterator[Sequence[ScanFile]]:
+    for start in range(0, len(files), size):
+        yield files[start : start + size]
+
+
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return (x, y, z)

@@ -1,0 +1,99 @@
+"""What ``trtlm train`` does: read task and data, run, report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from trt_landmarks.dataset import k_folds, load_dataset, split_from_file
+from trt_landmarks.errors import TrtlmError
+from trt_landmarks.task import load_task
+from trt_landmarks.training.run import Run
+from trt_landmarks.training.settings import Settings
+
+
+def train_command(
+    task_file: Path,
+    data: Path,
+    out: Path,
+    *,
+    split: Path | None,
+    folds: int,
+    fold: int,
+    seed: int,
+    keep: str,
+    noise: float,
+    length: float,
+    device: str,
+    quiet: bool,
+) -> str:
+    """Train, and return the validation's figures as text.
+
+    Raises:
+        TrtlmError: for a wrong task file, dataset, split, device or run folder.
+    """
+    if keep not in ("best", "last"):
+        raise TrtlmError(f"--keep {keep}: is neither best nor last.")
+    task = load_task(task_file)
+    dataset = load_dataset(data, task)
+    if split is not None:
+        parts = split_from_file(split, dataset.ids)
+    elif not fold < folds:
+        raise TrtlmError(f"--fold {fold}: must be below --folds {folds}.")
+    else:
+        parts = k_folds(dataset.ids, folds, seed)[fold]
+    kept = cast(Literal["best", "last"], keep)
+    settings = replace(Settings().shortened(length), seed=seed, keep=kept, noise=noise)
+    with _Bar(quiet) as bar:
+        run = Run(
+            task, dataset.subset(parts.train), dataset.subset(parts.validation), settings, out, bar, _device(device)
+        )
+        checkpoint = run.execute()
+    metrics = checkpoint.record.get("metrics")
+    if metrics is None:
+        return f"checkpoint: {out} (no validation cases)"
+    lines = [f"checkpoint: {out}", f"validation on {len(metrics['cases'])} cases:"]
+    for stage in ("coarse", "fine"):
+        row = metrics[stage]["overall"]
+        sdr = ", ".join(f"SDR({one['radius_mm']:g} mm) {one['percent']:.1f} %" for one in row["sdr"])
+        lines.append(f"  {stage}: MRE {row['mre_mm']:.3f} mm, {sdr}")
+    return "\n".join(lines)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise TrtlmError(f"--device {name}: PyTorch has no such device here.", "Take --device cpu or auto.") from None
+    return device
+
+
+class _Bar:
+    """A progress bar for every net, on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet)
+        self._line = self._bar.add_task("reading scans", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, net: str, step: int, steps: int, text: str) -> None:
+        if steps < 0:
+            self._bar.console.print(f"{net}: {text}")
+        else:
+            self._bar.update(self._line, completed=step, total=steps, description=f"{net} {text}")

@@ -1,0 +1,241 @@
+"""A training run: coarse, shared, independent and correlated nets, one after the other; each stage resumes.
+
+The run folder holds ``train.csv`` (the log), ``stages/`` (finished nets and the state of the one in work) and,
+once all is done, the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trt_landmarks.dataset import Case
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
+from trt_landmarks.errors import CheckpointError
+from trt_landmarks.files import read_text, write_text
+from trt_landmarks.geometry import AXES, Floats
+from trt_landmarks.nets.coarse import CoarseNet
+from trt_landmarks.nets.model import build_nets
+from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner
+from trt_landmarks.nets.unet import UNets, stack
+from trt_landmarks.task import Group, Task
+from trt_landmarks.training.checkpoint import Checkpoint, save_checkpoint
+from trt_landmarks.training.coarse import coarse_batch, coarse_loss, mean_radial_error, predict_coarse
+from trt_landmarks.training.fine import (
+    centred_patches,
+    grow,
+    heatmap_loss,
+    random_patches,
+    shared_loss,
+    single_from_shared,
+    slice_loss,
+)
+from trt_landmarks.training.loop import Log, Progress, State, fit
+from trt_landmarks.training.scans import load_training_scan, mean_shape
+from trt_landmarks.training.settings import Settings
+from trt_landmarks.training.validation import validate_checkpoint
+
+
+@dataclass
+class Run:
+    """One training run; :meth:`execute` does or resumes it.
+
+    Attributes:
+        task: what is learned.
+        training, validation: annotated scans; validation may be empty.
+        settings: how it is learned.
+        folder: the run folder.
+        progress: called after every step.
+        device: where to train.
+    """
+
+    task: Task
+    training: Sequence[Case]
+    validation: Sequence[Case]
+    settings: Settings
+    folder: Path
+    progress: Progress
+    device: torch.device
+
+    def execute(self) -> Checkpoint:
+        """Train whatever is not trained yet and write the checkpoint."""
+        self.stages = self.folder / "stages"
+        self.stages.mkdir(parents=True, exist_ok=True)
+        self._claim_folder()
+        self.log = Log(self.folder / "train.csv")
+        self.scans = [load_training_scan(case, self.task, self.device) for case in self.training]
+        self.checks = [load_training_scan(case, self.task, self.device) for case in self.validation]
+        axis = None if self.task.symmetry is None else AXES[self.task.symmetry.axis]
+        self.shape = mean_shape(self.scans, self.task.mirror, axis)
+        nets = build_nets(self.task)
+        coarse = nets[COARSE]
+        assert isinstance(coarse, CoarseNet)
+        coarse.mean_shape.copy_(torch.from_numpy(self.shape))
+        self._stage(COARSE, coarse, self._train_coarse)
+        self.centres = predict_coarse(coarse.to(self.device).eval(), self.checks, self.task)
+        shared = self._shared_net()
+        self._stage("shared", shared, self._train_shared)
+        independent = nets.get(INDEPENDENT)
+        if isinstance(independent, IndependentRefiner):
+            singles = [self._single(shared, landmark) for landmark in self.task.independent]
+            independent.nets.load_state_dict(stack(singles))
+        for group in self.task.groups:
+            refiner = nets[group_graph(group.name)]
+            assert isinstance(refiner, CorrelatedRefiner)
+            grow(refiner.net, [self._from_shared(shared, n) for n in self.task.members(group)])
+            self._stage(
+                group_graph(group.name), refiner.net, lambda net, name, g=group: self._train_group(net, name, g)
+            )
+        for net in nets.values():
+            net.to("cpu").eval()
+        checkpoint = Checkpoint(self.task, nets, self._record())
+        if self.validation:
+            checkpoint.record["metrics"] = validate_checkpoint(checkpoint, self.validation)
+        save_checkpoint(checkpoint, self.folder)
+        return checkpoint
+
+    def _claim_folder(self) -> None:
+        """Refuse to resume a run of another task, split or settings."""
+        path = self.stages / "run.json"
+        mine = json.dumps(self._record(), indent=1, default=str)
+        if path.exists() and read_text(path, CheckpointError, "run record") != mine:
+            raise CheckpointError(
+                f"{self.folder}: holds a run of another task, split, seed or settings.",
+                "Name another --out folder, or repeat the command that began this run.",
+            )
+        write_text(path, mine, CheckpointError)
+        write_text(self.folder / "task.yaml", self.task.to_yaml(), CheckpointError)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "task": self.task.model_dump(mode="json"),
+            "seed": self.settings.seed,
+            "settings": self.settings.to_dict(),
+            "split": {"train": [c.id for c in self.training], "val": [c.id for c in self.validation]},
+        }
+
+    def _stage(self, name: str, net: nn.Module, train: Any) -> None:
+        """Load a finished net, or train it and keep it."""
+        path = self.stages / f"{name}.safetensors"
+        if path.exists():
+            net.load_state_dict(load_file(path))
+            return
+        net.to(self.device)
+        started = time.monotonic()
+        if self.device.type == "cpu":
+            net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        weights: State = train(net, name)
+        partial = path.with_suffix(".partial")
+        save_file({key: value.contiguous().cpu() for key, value in weights.items()}, partial)
+        partial.replace(path)
+        (self.stages / f"{name}.state.pt").unlink(missing_ok=True)
+        self.progress(name, -1, -1, f"{time.monotonic() - started:.0f} s")
+
+    def _train_coarse(self, net: nn.Module, name: str) -> State:
+        settings, task = self.settings, self.task
+
+        def loss(net: nn.Module, rng: np.random.Generator) -> Tensor:
+            batch = coarse_batch(self.scans, task, settings.coarse_augmentation, rng, settings.coarse.batch)
+            return coarse_loss(net, *batch)
+
+        def check(net: nn.Module) -> float:
+            return mean_radial_error(predict_coarse(net, self.checks, task), self.checks)
+
+        return self._fit(name, net, loss, settings.coarse, check)
+
+    def _shared_net(self) -> UNets:
+        torch.manual_seed(self.settings.seed)
+        fine = self.task.fine
+        return UNets(1, fine.width, fine.levels, heads=len(self.task.landmarks))
+
+    def _train_shared(self, net: nn.Module, name: str) -> State:
+        settings = self.settings
+
+        def loss(net: nn.Module, rng: np.random.Generator) -> Tensor:
+            return shared_loss(
+                net, self.scans, self.task, self.shape, self._noise(), settings.fine_augmentation, rng,
+                settings.shared.batch,
+            )  # fmt: skip
+
+        return self._fit(name, net, loss, settings.shared, None)
+
+    def _from_shared(self, shared: nn.Module, landmark: int) -> State:
+        return single_from_shared(shared.state_dict(), landmark)
+
+    def _single(self, shared: nn.Module, landmark: int) -> State:
+        """The U-Net of one independent landmark."""
+        fine = self.task.fine
+        net = UNets(1, fine.width, fine.levels)
+        net.load_state_dict(self._from_shared(shared, landmark))
+        name = f"landmark-{landmark + 1:03d}"
+        self._stage(name, net, lambda net, name: self._train_single(net, name, landmark))
+        return dict(net.to("cpu").state_dict())
+
+    def _train_single(self, net: nn.Module, name: str, landmark: int) -> State:
+        settings, task = self.settings, self.task
+
+        def loss(net: nn.Module, rng: np.random.Generator) -> Tensor:
+            patches = random_patches(
+                self.scans, task, [landmark], self.shape, self._noise(), settings.fine_augmentation, rng,
+                settings.independent.batch,
+            )  # fmt: skip
+            return heatmap_loss(net(patches.images), patches.offsets, task)
+
+        refiner = IndependentRefiner(task.model_copy(update={"groups": ()}))
+
+        def check(net: nn.Module) -> float:
+            errors = []
+            for scan, centres in zip(self.checks, self.centres, strict=True):
+                patches = centred_patches(scan, task, [landmark], self.shape, centres)
+                offsets, _ = refiner.to_millimetres.to(self.device)(net(patches.images))
+                errors.append(torch.linalg.vector_norm(offsets - patches.offsets, dim=2))
+            return float(torch.nanmean(torch.cat(errors)))
+
+        return self._fit(name, net, loss, settings.independent, check)
+
+    def _train_group(self, net: nn.Module, name: str, group: Group) -> State:
+        settings, task = self.settings, self.task
+        members, axis = task.members(group), group.axis_index
+
+        def loss(net: nn.Module, rng: np.random.Generator) -> Tensor:
+            patches = random_patches(
+                self.scans, task, members, self.shape, self._noise(), settings.fine_augmentation, rng,
+                settings.correlated.batch, axis,
+            )  # fmt: skip
+            heatmaps, slices = net(patches.images)
+            total = heatmap_loss(heatmaps, patches.offsets, task)
+            if slices is not None:
+                total = total + task.correlated.slice_weight * slice_loss(slices, patches.offsets, axis, task)
+            return total
+
+        refiner = CorrelatedRefiner(task, group)
+
+        def check(net: nn.Module) -> float:
+            errors = []
+            for scan, centres in zip(self.checks, self.centres, strict=True):
+                patches = centred_patches(scan, task, members, self.shape, centres, axis)
+                offsets, _ = refiner.to_millimetres.to(self.device)(net(patches.images)[0])
+                errors.append(torch.linalg.vector_norm(offsets - patches.offsets, dim=2))
+            return float(torch.nanmean(torch.cat(errors)))
+
+        return self._fit(name, net, loss, settings.correlated, check)
+
+    def _noise(self) -> Floats:
+        return self.settings.noise * np.asarray(self.task.fine.extent_mm)
+
+    def _fit(self, name: str, net: nn.Module, loss: Any, schedule: Any, check: Any) -> State:
+        settings = self.settings
+        with_validation = torch.inference_mode()(check) if check is not None and self.checks else None
+        return fit(
+            name, net, loss, schedule, settings.seed, self.stages, self.log, self.progress, with_validation,
+            settings.keep,
+        )  # fmt: skip
