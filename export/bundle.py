@@ -8,19 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 
 from trt_landmarks import __version__
 from trt_landmarks.bundle import Bundle, open_bundle, write_bundle
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
-from trt_landmarks.export.onnx_graphs import OPSET, export_graph, input_shape, store_half
-from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, Inputs, compare, random_inputs
+from trt_landmarks.export.onnx_graphs import OPSET, export_graph, store_half
+from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, compare, input_shapes, random_inputs, real_inputs
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.scan import Scan
@@ -57,7 +55,7 @@ def export_bundle(
     original = {graph: folded(net) for graph, net in checkpoint.nets.items()}
     nets = {graph: rounded_to_half(net) for graph, net in original.items()} if half_storage else original
     localizer = Localizer(task, checkpoint.mean_shape, TorchEngine(nets))
-    shapes = {graph: input_shape(graph, task, len(localizer.members.get(graph, ()))) for graph in nets}
+    shapes = input_shapes(task)
     inputs = real_inputs(localizer, scans) if scans else random_inputs(task, shapes, 5)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +75,7 @@ def export_bundle(
         engine = OnnxRuntimeEngine({graph: staging / file for graph, file in graphs.items()})
         parity = compare(TorchEngine(nets), engine, task, inputs)
         _check(parity)
-        facts = {
+        facts: dict[str, Any] = {
             "precision": "fp32",
             "opset": OPSET,
             "weights_storage": "fp16" if half_storage else "fp32",
@@ -98,18 +96,6 @@ def export_bundle(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return open_bundle(out)
-
-
-def real_inputs(localizer: Localizer, scans: Sequence[Scan]) -> Inputs:
-    """The nets' inputs on real scans, patches about the coarse net's own points: graph name to ``[scans, ...]``."""
-    collected: dict[str, list[np.ndarray]] = {}
-    for scan in scans:
-        volume = localizer.coarse_volume(scan)
-        (offsets,) = localizer.engine.run(COARSE, volume[None])
-        points = scan.geometry.centre + offsets[0].astype(np.float64)
-        for graph, array in {COARSE: volume, **localizer.patches(scan, points)}.items():
-            collected.setdefault(graph, []).append(array)
-    return {graph: np.stack(arrays) for graph, arrays in collected.items()}
 
 
 def _check(parity: Any) -> None:

@@ -16,17 +16,10 @@ from torch import nn
 
 from trt_landmarks.engines.base import COARSE
 from trt_landmarks.errors import EngineError
-from trt_landmarks.task import Task
 
 OPSET = 20
 #: Largest batch the graphs are declared for.
 LARGEST_BATCH = 1024
-
-
-def input_shape(graph: str, task: Task, landmarks: int) -> tuple[int, int, int, int]:
-    """Shape of a graph's input without the batch: ``[channels, Z, Y, X]``."""
-    x, y, z = task.coarse.shape if graph == COARSE else task.fine.shape
-    return (1 if graph == COARSE else landmarks, z, y, x)
 
 
 def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], path: Path) -> None:

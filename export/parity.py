@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, Engine
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Engine, group_graph
+from trt_landmarks.localizer import Localizer
+from trt_landmarks.scan import Scan
 from trt_landmarks.task import Task
 
 #: Batches at which graphs are compared.
@@ -19,6 +21,28 @@ FP32_TOLERANCE_VOXEL = 1e-3
 Inputs = Mapping[str, NDArray[np.float32]]
 
 
+def input_shapes(task: Task) -> dict[str, tuple[int, int, int, int]]:
+    """Graph name to the shape of its input without the batch: ``[channels, Z, Y, X]``."""
+    landmarks = {INDEPENDENT: len(task.independent)} if task.independent else {}
+    landmarks |= {group_graph(group.name): len(group.landmarks) for group in task.groups}
+    x, y, z = task.fine.shape
+    fine = {graph: (count, z, y, x) for graph, count in landmarks.items()}
+    x, y, z = task.coarse.shape
+    return {COARSE: (1, z, y, x), **fine}
+
+
+def real_inputs(localizer: Localizer, scans: Sequence[Scan]) -> Inputs:
+    """The nets' inputs on real scans, patches about the coarse net's own points: graph name to ``[scans, ...]``."""
+    collected: dict[str, list[np.ndarray]] = {}
+    for scan in scans:
+        volume = localizer.coarse_volume(scan)
+        (offsets,) = localizer.engine.run(COARSE, volume[None])
+        points = scan.geometry.centre + offsets[0].astype(np.float64)
+        for graph, array in {COARSE: volume, **localizer.patches(scan, points)}.items():
+            collected.setdefault(graph, []).append(array)
+    return {graph: np.stack(arrays) for graph, arrays in collected.items()}
+
+
 def random_inputs(task: Task, shapes: Mapping[str, tuple[int, ...]], count: int, seed: int = 0) -> Inputs:
     """Smooth random inputs, for a parity check without scans: graph name to ``[count, ...]``."""
     rng = np.random.default_rng(seed)
@@ -26,7 +50,7 @@ def random_inputs(task: Task, shapes: Mapping[str, tuple[int, ...]], count: int,
     for graph, shape in shapes.items():
         noise = rng.random((count, *shape), dtype=np.float32)
         for axis in (-1, -2, -3):
-            noise = (noise + np.roll(noise, 1, axis) + np.roll(noise, -1, axis)) / 3
+            noise = ((noise + np.roll(noise, 1, axis) + np.roll(noise, -1, axis)) / 3).astype(np.float32)
         inputs[graph] = noise
     return inputs
 
