@@ -56,7 +56,7 @@ def export_bundle(
     nets = {graph: rounded_to_half(net) for graph, net in original.items()} if half_storage else original
     localizer = Localizer(task, checkpoint.mean_shape, TorchEngine(nets))
     shapes = input_shapes(task)
-    inputs = real_inputs(localizer, scans) if scans else random_inputs(task, shapes, 5)
+    inputs = real_inputs(localizer, scans) if scans else random_inputs(task, 5)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

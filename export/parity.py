@@ -43,11 +43,11 @@ def real_inputs(localizer: Localizer, scans: Sequence[Scan]) -> Inputs:
     return {graph: np.stack(arrays) for graph, arrays in collected.items()}
 
 
-def random_inputs(task: Task, shapes: Mapping[str, tuple[int, ...]], count: int, seed: int = 0) -> Inputs:
+def random_inputs(task: Task, count: int, seed: int = 0) -> Inputs:
     """Smooth random inputs, for a parity check without scans: graph name to ``[count, ...]``."""
     rng = np.random.default_rng(seed)
     inputs = {}
-    for graph, shape in shapes.items():
+    for graph, shape in input_shapes(task).items():
         noise = rng.random((count, *shape), dtype=np.float32)
         for axis in (-1, -2, -3):
             noise = ((noise + np.roll(noise, 1, axis) + np.roll(noise, -1, axis)) / 3).astype(np.float32)

@@ -187,6 +187,7 @@ def evaluate(
     landmarks: Annotated[Path, typer.Argument(help="Folder of annotations (.mrk.json, .fcsv, .csv).")],
     model: Model = None,
     task: Annotated[Path | None, typer.Option(help="Task file, instead of the model's.")] = None,
+    split: Annotated[Path | None, typer.Option(help="Split file: expect only its validation cases.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the figures here too (JSON).")] = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals.")] = 2000,
 ) -> None:
@@ -194,13 +195,19 @@ def evaluate(
     from rich.console import Console
 
     from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.dataset import split_from_file
     from trt_landmarks.evaluation import evaluate as run
+    from trt_landmarks.landmark_files import find_landmark_files
     from trt_landmarks.predictions import read_predictions
     from trt_landmarks.task import load_task
 
     found = read_predictions(predictions)
     subject = load_task(task) if task else open_bundle(model or found.model.get("path"), verify=False).task
-    evaluation = run(found, landmarks, subject, bootstrap=bootstrap)
+    cases = None
+    if split is not None:
+        annotated = find_landmark_files(landmarks)
+        cases = split_from_file(split, annotated).validation
+    evaluation = run(found, landmarks, subject, bootstrap=bootstrap, cases=cases)
     if out is not None:
         evaluation.write(out)
     evaluation.render(Console(width=None if sys.stdout.isatty() else 140))

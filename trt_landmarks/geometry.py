@@ -53,7 +53,8 @@ class Geometry:
     @property
     def world_to_voxel_matrix(self) -> Floats:
         """4x4 affine taking LPS mm to (i, j, k, 1)."""
-        return np.linalg.inv(self.voxel_to_world_matrix)
+        inverse: Floats = np.linalg.inv(self.voxel_to_world_matrix)
+        return inverse
 
     def voxel_to_world(self, points: ArrayLike) -> Floats:
         """Points ``[..., 3]`` in voxels (i, j, k) to LPS mm."""

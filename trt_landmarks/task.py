@@ -40,10 +40,14 @@ class Group(Section):
 
 
 class Symmetry(Section):
-    """Mirror pairs; training then also shows every scan mirrored."""
+    """Mirror pairs and landmarks of the midline; training then also shows every scan mirrored.
+
+    A landmark that is in neither list has no counterpart: mirrored views do not ask for it.
+    """
 
     axis: Axis
-    pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
+    pairs: tuple[tuple[str, str], ...] = ()
+    midline: tuple[str, ...] = ()
 
 
 class Intensity(Section):
@@ -172,13 +176,13 @@ class Task(Section):
             raise ValueError("groups: two groups have the same name")
         if self.symmetry is not None:
             seen: set[str] = set()
-            for left, right in self.symmetry.pairs:
-                for name in (left, right):
-                    if name not in known:
-                        raise ValueError(f"symmetry.pairs: '{name}' is not in landmarks")
-                    if name in seen:
-                        raise ValueError(f"symmetry.pairs: '{name}' is in two pairs")
-                    seen.add(name)
+            named = [("pairs", name) for pair in self.symmetry.pairs for name in pair]
+            for key, name in [*named, *(("midline", name) for name in self.symmetry.midline)]:
+                if name not in known:
+                    raise ValueError(f"symmetry.{key}: '{name}' is not in landmarks")
+                if name in seen:
+                    raise ValueError(f"symmetry.{key}: '{name}' has two places in the symmetry")
+                seen.add(name)
         return self
 
     @property
@@ -193,10 +197,14 @@ class Task(Section):
 
     @property
     def mirror(self) -> tuple[int, ...] | None:
-        """For each landmark the index of its mirror partner (itself if it has none); None without symmetry."""
+        """For each landmark the index of its mirror image: a partner, itself on the midline, -1 if it has none.
+
+        None without symmetry.
+        """
         if self.symmetry is None:
             return None
-        partner = list(range(len(self.landmarks)))
+        midline = set(self.symmetry.midline)
+        partner = [index if name in midline else -1 for index, name in enumerate(self.landmarks)]
         for left, right in self.symmetry.pairs:
             a, b = self.landmarks.index(left), self.landmarks.index(right)
             partner[a], partner[b] = b, a

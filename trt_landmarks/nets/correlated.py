@@ -1,4 +1,4 @@
-"""The net for a correlated group: landmarks that share a key slice, refined together (Pang et al. 2023, section 2.2)."""
+"""The net for a correlated group: landmarks of one key slice, refined together (Pang et al. 2023, section 2.2)."""
 
 from __future__ import annotations
 

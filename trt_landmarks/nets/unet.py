@@ -106,7 +106,10 @@ class UNets(nn.Module):
 
 
 def concatenate(parts: Sequence[Tensor], landmarks: int) -> Tensor:
-    """Concatenate channels landmark by landmark: ``[B, L * Ca, ...]`` and ``[B, L * Cb, ...]`` to ``[B, L * (Ca + Cb), ...]``."""
+    """Concatenate channels landmark by landmark.
+
+    ``[B, L * Ca, ...]`` and ``[B, L * Cb, ...]`` become ``[B, L * (Ca + Cb), ...]``.
+    """
     if landmarks == 1:
         return torch.cat(list(parts), dim=1)
     size = parts[0].shape[2:]

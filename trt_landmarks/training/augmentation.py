@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,12 @@ def rotation_xyz(angles: Floats) -> Floats:
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     return about_z @ about_y @ about_x
+
+
+def mirrored_points(points: Floats, partner: Sequence[int]) -> Floats:
+    """Points ``[N, 3]`` under the names they have in a mirror; NaN where a landmark has no mirror image."""
+    index = np.asarray(partner)
+    return np.where((index >= 0)[:, None], points[index], np.nan)
 
 
 def mirroring(axis: int | None, mirrored: bool) -> Floats:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from trt_landmarks.geometry import AXES, Floats
 from trt_landmarks.task import Task
-from trt_landmarks.training.augmentation import Augmentation, mirroring
-from trt_landmarks.training.loop import batches
+from trt_landmarks.training.augmentation import Augmentation, mirrored_points, mirroring
+from trt_landmarks.training.loop import batches, mean_loss
 from trt_landmarks.training.scans import TrainingScan
 
 
@@ -28,7 +28,7 @@ def coarse_batch(
         centre = scan.geometry.centre + shift
         points = (scan.points - centre) @ np.linalg.inv(axes).T
         if mirrored and task.mirror is not None:
-            points = points[list(task.mirror)]
+            points = mirrored_points(points, task.mirror)
         view = scan.sample(centre, axes, task.coarse.shape, task.coarse.spacing_mm)
         volumes.append(augmentation.intensities(view, rng))
         targets.append(torch.as_tensor(points, dtype=torch.float32))
@@ -39,7 +39,7 @@ def coarse_loss(net: nn.Module, volumes: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute difference in mm over annotated landmarks, summed over x, y, z."""
     difference = (net(volumes) - targets).abs().sum(dim=2)
     known = ~torch.isnan(difference)
-    return difference[known].mean()
+    return mean_loss(difference[known])
 
 
 @torch.inference_mode()

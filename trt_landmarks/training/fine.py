@@ -15,7 +15,7 @@ from trt_landmarks.nets.correlated import CorrelatedNet
 from trt_landmarks.nets.unet import stack
 from trt_landmarks.task import Task
 from trt_landmarks.training.augmentation import Augmentation, mirroring
-from trt_landmarks.training.loop import State, batches
+from trt_landmarks.training.loop import State, batches, mean_loss
 from trt_landmarks.training.scans import TrainingScan
 
 
@@ -63,12 +63,14 @@ def random_patches(
     images, offsets = [], []
     for index in batches(rng, len(scans), batch):
         scan = scans[index]
-        mirrored = task.mirror is not None and rng.random() < augmentation.mirror
-        rows = [task.mirror[n] for n in landmarks] if mirrored and task.mirror is not None else list(landmarks)
+        partners = None if task.mirror is None else [task.mirror[n] for n in landmarks]
+        mirrored = partners is not None and rng.random() < augmentation.mirror and min(partners) >= 0
+        rows = partners if mirrored and partners is not None else list(landmarks)
         axes = patch_axes(scan.points, shape, task) @ mirroring(mirror_axis, mirrored) @ augmentation.axes(rng)
         truth = scan.points[rows] @ np.linalg.inv(axes).T  # in the patches' own coordinates
         noise = np.clip(rng.standard_normal(truth.shape) * noise_mm, -limit, limit)
-        centres = np.where(np.isnan(truth), np.nanmean(truth, axis=0), truth) - noise
+        annotated = truth if (~np.isnan(truth)).any() else scan.points @ np.linalg.inv(axes).T
+        centres = np.where(np.isnan(truth), np.nanmean(annotated, axis=0), truth) - noise
         if axis is not None:
             centres[:, axis] = centres[:, axis].mean()
         views = [scan.sample(axes @ c, axes, task.fine.shape, task.fine.spacing_mm) for c in centres]
@@ -145,7 +147,7 @@ def heatmap_loss(heatmaps: Tensor, offsets: Tensor, task: Task) -> Tensor:
     target, known = gaussians(offsets, task)
     squared = (heatmaps - target).square().flatten(2).sum(dim=2)
     energy = (np.sqrt(np.pi) * task.fine.heatmap_sigma_mm) ** 3 / float(np.prod(task.fine.spacing_mm))
-    return (squared / energy)[known].mean()
+    return mean_loss((squared / energy)[known])
 
 
 def gaussians(offsets: Tensor, task: Task) -> tuple[Tensor, Tensor]:
@@ -162,10 +164,14 @@ def gaussians(offsets: Tensor, task: Task) -> tuple[Tensor, Tensor]:
 
 
 def slice_loss(heatmap: Tensor, offsets: Tensor, axis: int, task: Task) -> Tensor:
-    """MSE of the key slice's 1D heatmap, relative to its energy; the key slice is the landmarks' mean along ``axis``."""
+    """MSE of the key slice's 1D heatmap, relative to its energy.
+
+    The key slice is at the landmarks' mean along ``axis``.
+    """
     spacing, count = task.fine.spacing_mm[axis], task.fine.shape[axis]
     key = torch.nanmean(offsets[:, :, axis], dim=1, keepdim=True)
+    known = ~torch.isnan(key[:, 0])
     position = (torch.arange(count, device=offsets.device) - (count - 1) / 2) * spacing
-    target = torch.exp(-0.5 * ((position - key) / task.fine.heatmap_sigma_mm).square())
+    target = torch.exp(-0.5 * ((position - torch.nan_to_num(key)) / task.fine.heatmap_sigma_mm).square())
     energy = np.sqrt(np.pi) * task.fine.heatmap_sigma_mm / spacing
-    return functional.mse_loss(heatmap, target, reduction="none").sum(dim=1).mean() / energy
+    return mean_loss(functional.mse_loss(heatmap, target, reduction="none").sum(dim=1)[known]) / energy

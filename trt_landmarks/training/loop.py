@@ -63,7 +63,7 @@ class Log:
         seconds = time.monotonic() - self._started
         with self.path.open("a", newline="") as file:
             cells = [net, step, f"{seconds:.1f}", f"{loss:.6g}", f"{rate:.3g}"]
-            csv.writer(file).writerow([*cells, "" if validation is None else f"{validation:.4f}"])
+            csv.writer(file, lineterminator="\n").writerow([*cells, "" if validation is None else f"{validation:.4f}"])
 
 
 def step_rng(seed: int, name: str, step: int) -> np.random.Generator:
@@ -184,3 +184,8 @@ def batches(rng: np.random.Generator, count: int, batch: int) -> Iterator[int]:
         chosen = rng.permutation(count)[:batch]
         yield from (int(n) for n in chosen)
         batch -= len(chosen)
+
+
+def mean_loss(losses: Tensor) -> Tensor:
+    """The mean; 0 if nothing in the batch is annotated, where a mean would be NaN and ruin the weights."""
+    return losses.mean() if len(losses) else losses.sum()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from trt_landmarks.dataset import Case
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
-from trt_landmarks.errors import CheckpointError
+from trt_landmarks.errors import CheckpointError, DatasetError
 from trt_landmarks.files import read_text, write_text
 from trt_landmarks.geometry import AXES, Floats
 from trt_landmarks.nets.coarse import CoarseNet
@@ -68,6 +68,7 @@ class Run:
 
     def execute(self) -> Checkpoint:
         """Train whatever is not trained yet and write the checkpoint."""
+        self._check_annotations()
         self.stages = self.folder / "stages"
         self.stages.mkdir(parents=True, exist_ok=True)
         self._claim_folder()
@@ -102,6 +103,16 @@ class Run:
             checkpoint.record["metrics"] = validate_checkpoint(checkpoint, self.validation)
         save_checkpoint(checkpoint, self.folder)
         return checkpoint
+
+    def _check_annotations(self) -> None:
+        """Refuse to train what no training case shows, even if a validation case does."""
+        shown = ~np.isnan([case.points for case in self.training]).any(axis=2)
+        never = [name for name, ever in zip(self.task.landmarks, shown.any(axis=0), strict=True) if not ever]
+        if never:
+            raise DatasetError(
+                f"no training case is annotated with {', '.join(never)}.",
+                "Annotate them, train with other cases, or remove them from the task file.",
+            )
 
     def _claim_folder(self) -> None:
         """Refuse to resume a run of another task, split or settings."""

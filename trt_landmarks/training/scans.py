@@ -84,8 +84,10 @@ def mean_shape(scans: list[TrainingScan], mirror: tuple[int, ...] | None, axis: 
         if aligned:
             mean = np.nanmean(np.stack(aligned), axis=0)
         if mirror is not None and axis is not None:
+            has_image = np.asarray(mirror) >= 0
             flip = np.ones(3)
             flip[axis] = -1
-            middle = mean.mean(0) * (1 - flip) / 2  # keep the plane where the shape's centre is
-            mean = 0.5 * (mean + ((mean - middle) * flip + middle)[list(mirror)])
+            middle = mean[has_image].mean(0) * (1 - flip) / 2  # the plane is where the symmetric landmarks' centre is
+            image = (mean * flip + 2 * middle)[list(mirror)]
+            mean = np.where(has_image[:, None], 0.5 * (mean + image), mean)
     return mean

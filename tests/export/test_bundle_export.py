@@ -1,0 +1,110 @@
+"""Export: graphs that equal PyTorch, in a bundle that is whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from trt_landmarks.bundle import Bundle, graph_names, open_bundle
+from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+from trt_landmarks.engines.torch import TorchEngine
+from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.export import bundle as export_module
+from trt_landmarks.export.bundle import export_bundle
+from trt_landmarks.export.parity import compare, input_shapes, random_inputs
+from trt_landmarks.localizer import Localizer
+from trt_landmarks.nets.folding import folded, rounded_to_half
+from trt_landmarks.scan import read_scan
+from trt_landmarks.training.checkpoint import Checkpoint
+
+
+def test_the_graphs_equal_pytorch_at_every_batch(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
+    task = tiny_bundle.task
+    inputs = random_inputs(task, 7, seed=5)
+    reference = TorchEngine({graph: folded(net) for graph, net in tiny_checkpoint.nets.items()})
+    report = compare(reference, OnnxRuntimeEngine(tiny_bundle.graphs), task, inputs, batches=(1, 2, 3, 5, 7))
+    assert set(report) == set(graph_names(task))
+    for figures in report.values():
+        assert figures["max_voxel"] <= 1e-3
+        assert figures["max_confidence"] <= 1e-3
+
+
+def test_compare_sees_a_difference(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
+    task = tiny_bundle.task
+    nets = {graph: folded(net) for graph, net in tiny_checkpoint.nets.items()}
+    reference = TorchEngine(nets)
+    with torch.no_grad():
+        nets["coarse"].head.bias += 0.01  # type: ignore[union-attr,operator]
+    report = compare(reference, OnnxRuntimeEngine(tiny_bundle.graphs), task, random_inputs(task, 2))
+    moved = 0.01 * 0.1 * np.linalg.norm(task.coarse.field_of_view_mm)
+    assert report["coarse"]["max_mm"] == pytest.approx(moved, rel=0.01)
+
+
+def test_the_manifest_tells_what_was_measured(tiny_bundle: Bundle) -> None:
+    manifest = tiny_bundle.manifest
+    assert manifest["parity"]["against"] == "PyTorch FP32"
+    for graph in graph_names(tiny_bundle.task):
+        assert manifest["parity"][graph]["batches"] == [1, 2, 5]
+        assert manifest["parity"][graph]["max_voxel"] <= 1e-3
+    assert manifest["versions"]["torch"] == torch.__version__
+
+
+def test_graphs_are_clean(tiny_bundle: Bundle) -> None:
+    for path in tiny_bundle.graphs.values():
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        assert model.opset_import[0].version >= 20
+        assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        here = str(Path(__file__).parent.parent.parent)
+        assert here.encode() not in path.read_bytes()  # no path of the exporting machine
+
+
+def test_half_storage_halves_the_files_and_keeps_the_results(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    whole = export_bundle(tiny_checkpoint, tmp_path / "whole")
+    half = export_bundle(tiny_checkpoint, tmp_path / "half", half_storage=True)
+    for graph, path in half.graphs.items():
+        assert path.stat().st_size < 0.75 * whole.graphs[graph].stat().st_size
+    task = tiny_checkpoint.task
+    inputs = random_inputs(task, 3, seed=2)
+    rounded = {graph: rounded_to_half(folded(net)) for graph, net in tiny_checkpoint.nets.items()}
+    report = compare(TorchEngine(rounded), OnnxRuntimeEngine(half.graphs), task, inputs)
+    assert max(figures["max_voxel"] for figures in report.values()) <= 1e-3
+    assert half.manifest["parity"]["rounding_of_weights"]
+
+
+def test_parity_on_real_scans(tiny_checkpoint: Checkpoint, mouse_scans: list[Path], tmp_path: Path) -> None:
+    scans = [read_scan(path) for path in mouse_scans[:2]]
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "bundle", scans=scans)
+    assert bundle.manifest["parity"]["on"] == [scan.id for scan in scans]
+    ours = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs)).localize(scans[0])
+    nets = TorchEngine(tiny_checkpoint.nets)
+    theirs = Localizer(bundle.task, tiny_checkpoint.mean_shape, nets).localize(scans[0])
+    np.testing.assert_allclose(ours.coarse_points, theirs.coarse_points, atol=1e-3)
+
+
+def test_a_graph_that_differs_is_not_written(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "FP32_TOLERANCE_VOXEL", -1.0)
+    with pytest.raises(EngineError, match="differs from PyTorch"):
+        export_bundle(tiny_checkpoint, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_left_alone(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(BundleError, match="already exists"):
+        export_bundle(tiny_checkpoint, tiny_bundle.root)
+    open_bundle(tiny_bundle.root)
+
+
+def test_shapes_follow_the_task(tiny_bundle: Bundle) -> None:
+    task = tiny_bundle.task
+    for graph, shape in input_shapes(task).items():
+        model = onnx.load(tiny_bundle.graphs[graph])
+        dims = model.graph.input[0].type.tensor_type.shape.dim
+        assert tuple(dim.dim_value for dim in dims[1:]) == tuple(shape)

@@ -1,0 +1,99 @@
+"""README's commands and code run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from trt_landmarks.geometry import Geometry
+from trt_landmarks.landmark_files import write_mrk_json
+from trt_landmarks.scan import Scan, write_scan
+from trt_landmarks.training.checkpoint import Checkpoint
+
+TRTLM = [sys.executable, "-c", "from trt_landmarks.cli import main; main()"]
+#: A complete training takes hours; this shows that the command does what it says.
+SHORT = {"train": ["--length", "0.0005"]}
+
+
+def blocks(repo_root: Path, language: str) -> list[str]:
+    """Code blocks of the README."""
+    return re.findall(rf"```{language}\n(.*?)```", (repo_root / "README.md").read_text(), re.DOTALL)
+
+
+def commands(repo_root: Path) -> list[list[str]]:
+    """The ``trtlm`` lines of the README, comments removed."""
+    lines = [line for block in blocks(repo_root, "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("trtlm ")]
+
+
+@pytest.fixture(scope="module")
+def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README's commands name: scans/, landmarks/, task.yaml, folder/."""
+    place = tmp_path_factory.mktemp("readme")
+    (place / "scans").mkdir()
+    shutil.copy(mouse_scans[0], place / "scans")
+    shutil.copy(mouse_scans[0], place / "head.nii.gz")
+    name = mouse_scans[0].name.removesuffix(".nii.gz")
+    (place / "landmarks").mkdir()
+    shutil.copy(mouse_scans[0].parent.parent / "landmarks" / f"{name}.mrk.json", place / "landmarks")
+    task = tiny_checkpoint.task
+    (place / "task.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
+    rng = np.random.default_rng(0)
+    for case in range(5):
+        geometry = Geometry((24, 22, 20), (1.0, 1.1, 1.2), (-10.0, -9.0, 5.0), np.eye(3))
+        for folder in ("images", "landmarks"):
+            (place / "folder" / folder).mkdir(parents=True, exist_ok=True)
+        voxels = rng.integers(0, 255, (20, 22, 24), dtype=np.uint8)
+        write_scan(Scan("", None, voxels, geometry), place / "folder" / "images" / f"case{case}.nii.gz")
+        points = {mark: geometry.centre + rng.uniform(-6, 6, 3) for mark in task.landmarks}
+        write_mrk_json(place / "folder" / "landmarks" / f"case{case}.mrk.json", points)
+    return place
+
+
+def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
+    assert {words[0] for words in commands(repo_root)} >= {"train", "export", "build", "infer", "eval"}
+    assert ["build", "--precision", "fp16"] in commands(repo_root)
+    assert ["infer", "scans/", "--out", "preds.json"] in commands(repo_root)
+
+
+def test_the_readmes_commands_run_in_order(repo_root: Path, place: Path) -> None:
+    for words in commands(repo_root):
+        done = subprocess.run(
+            [*TRTLM, *words, *SHORT.get(words[0], [])],
+            cwd=place,
+            env={**os.environ, "TRTLM_CACHE": str(place / "cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"trtlm {shlex.join(words)}\n{done.stdout}{done.stderr}"
+    assert (place / "preds.json").is_file()
+
+
+def test_the_readmes_python_runs(repo_root: Path, place: Path) -> None:
+    (code,) = blocks(repo_root, "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "[[" in done.stdout
+
+
+def test_the_readmes_make_targets_exist(repo_root: Path) -> None:
+    wanted = re.findall(r"^make (\w+)", "\n".join(blocks(repo_root, "sh")), re.MULTILINE)
+    makefile = (repo_root / "Makefile").read_text()
+    assert wanted[:2] == ["demo", "test"]
+    for target in wanted:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_readmes_links_lead_somewhere(repo_root: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (repo_root / "README.md").read_text()):
+        assert "://" in target or (repo_root / target).exists(), target
