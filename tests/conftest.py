@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from trt_landmarks.bundle import Bundle
+    from trt_landmarks.training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +36,56 @@ def mouse_scans(data_root: Path) -> list[Path]:
     if not scans:
         pytest.skip(f"no mouse-skull-ct in {data_root}")
     return scans
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Checkpoint:
+    """Random nets of a small task: three independent landmarks, and a group of three with a key slice."""
+    import torch
+
+    from trt_landmarks.nets.model import build_nets
+    from trt_landmarks.task import parse_task
+    from trt_landmarks.training.checkpoint import Checkpoint
+
+    content = {
+        "name": "tiny",
+        "landmarks": ["a", "b", "c", "d", "e", "f"],
+        "groups": [{"name": "mid", "axis": "left-right", "landmarks": ["b", "d", "f"]}],
+        "coarse": {"shape": [16, 16, 16], "field_of_view_mm": [24, 24, 24], "width": 4},
+        "fine": {
+            "shape": [16, 16, 16], "spacing_mm": [0.5, 0.5, 0.5], "frame": "anatomy", "width": 8, "levels": 3,
+            "heatmap_sigma_mm": 1.0,
+        },
+        "sdr_radii_mm": [1, 2],
+    }  # fmt: skip
+    task = parse_task(content, "tiny")
+    torch.manual_seed(0)
+    nets = {name: net.eval() for name, net in build_nets(task).items()}
+    with torch.no_grad():  # initial heads give almost nothing: points and peaks are to differ from zero
+        for net in nets.values():
+            for name, parameter in net.named_parameters():
+                if name.endswith("head.weight"):
+                    parameter.normal_(std=0.2)
+        nets["coarse"].mean_shape.normal_(std=3)  # type: ignore[union-attr,operator]
+    return Checkpoint(task, nets)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small task's bundle, without builds; copy it before changing it."""
+    from trt_landmarks.export.bundle import export_bundle
+
+    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small task's bundle with an FP16 build for ONNX Runtime; copy it before changing it."""
+    from trt_landmarks.builds import build
+    from trt_landmarks.bundle import open_bundle
+
+    folder = tmp_path_factory.mktemp("built") / "bundle"
+    shutil.copytree(tiny_bundle.root, folder)
+    bundle = open_bundle(folder)
+    build(bundle, "onnxruntime", "fp16")
+    return bundle
