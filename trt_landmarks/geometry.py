@@ -53,8 +53,7 @@ class Geometry:
     @property
     def world_to_voxel_matrix(self) -> Floats:
         """4x4 affine taking LPS mm to (i, j, k, 1)."""
-        inverse: Floats = np.linalg.inv(self.voxel_to_world_matrix)
-        return inverse
+        return np.asarray(np.linalg.inv(self.voxel_to_world_matrix), dtype=np.float64)
 
     def voxel_to_world(self, points: ArrayLike) -> Floats:
         """Points ``[..., 3]`` in voxels (i, j, k) to LPS mm."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,14 @@ Progress = Callable[[CaseResult, int, int], None]
 
 #: Seconds between intermediate writes of the results file.
 SAVE_SECONDS = 5.0
+
+
+class _Read(NamedTuple):
+    """A scan that was read, and how long that took."""
+
+    file: ScanFile
+    scan: Scan
+    milliseconds: float
 
 
 def infer(
@@ -46,10 +55,13 @@ def infer(
         predictions.write(out)
     saved = time.monotonic()
     try:
+        done = 0
         for group in _batches(files, max(1, batch)):
-            for case in _localize_files(group, localizer):
-                predictions.cases.append(case)
-                progress(case, len(predictions.cases), len(files))
+            cases = _localize_files(group, localizer)
+            predictions.cases += cases  # all of them, before progress can be interrupted
+            for case in cases:
+                done += 1
+                progress(case, done, len(files))
             if out is not None and time.monotonic() - saved > SAVE_SECONDS:
                 predictions.write(out)
                 saved = time.monotonic()
@@ -83,10 +95,10 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: Loca
     return CaseResult(file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices)
 
 
-def _localize_files(files: Sequence[ScanFile], localizer: Localizer) -> Iterable[CaseResult]:
+def _localize_files(files: Sequence[ScanFile], localizer: Localizer) -> list[CaseResult]:
     """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
     results: dict[str, CaseResult] = {}
-    scans: list[tuple[ScanFile, Scan, float]] = []
+    scans: list[_Read] = []
     for file in files:
         start = time.perf_counter()
         try:
@@ -94,18 +106,25 @@ def _localize_files(files: Sequence[ScanFile], localizer: Localizer) -> Iterable
         except (TrtlmError, MemoryError, OSError) as error:
             results[file.id] = _failed(file, error)
         else:
-            scans.append((file, scan, 1000 * (time.perf_counter() - start)))
-    try:
-        found = localizer.localize_batch([scan for _, scan, _ in scans])
-    except (TrtlmError, MemoryError) as error:
-        for file, _, _ in scans:
-            results[file.id] = _failed(file, error)
-    else:
-        for (file, scan, reading), localization in zip(scans, found, strict=True):
-            localization.timing_ms["read"] = reading
-            localization.timing_ms["total"] = sum(localization.timing_ms.values())
-            results[file.id] = case_result(file, scan, localization, localizer)
+            scans.append(_Read(file, scan, 1000 * (time.perf_counter() - start)))
+    for case in _localize_scans(scans, localizer):
+        results[case.id] = case
     return [results[file.id] for file in files]
+
+
+def _localize_scans(scans: Sequence[_Read], localizer: Localizer) -> list[CaseResult]:
+    """Results of a batch of scans; if it fails, its scans go through one by one, so that one cannot fail the others."""
+    try:
+        cases = []
+        for read, found in zip(scans, localizer.localize_batch([read.scan for read in scans]), strict=True):
+            found.timing_ms["read"] = read.milliseconds
+            found.timing_ms["total"] = sum(found.timing_ms.values())
+            cases.append(case_result(read.file, read.scan, found, localizer))
+        return cases
+    except (TrtlmError, MemoryError) as error:
+        if len(scans) == 1:
+            return [_failed(scans[0].file, error)]
+    return [case for read in scans for case in _localize_scans([read], localizer)]
 
 
 def _failed(file: ScanFile, error: Exception) -> CaseResult:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Engine, group_graph
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, group_graph
+from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
 from trt_landmarks.sampling import intensity_range, normalize, sample
 from trt_landmarks.scan import Scan
@@ -91,7 +92,7 @@ class Localizer:
         with clock("coarse_resample"):
             volumes = np.stack([self._view(s, r, self.coarse_grid(s)) for s, r in zip(scans, ranges, strict=True)])
         with clock("coarse"):
-            (offsets,) = self.engine.run(COARSE, volumes[:, None])
+            (offsets,) = self._run(COARSE, volumes[:, None])
         coarse = [scan.geometry.centre + o.astype(np.float64) for scan, o in zip(scans, offsets, strict=True)]
         return self._refine(scans, ranges, coarse, clock)
 
@@ -125,6 +126,16 @@ class Localizer:
         graphs = {INDEPENDENT: self.task.independent} if self.task.independent else {}
         return graphs | {group_graph(group.name): self.task.members(group) for group in self.task.groups}
 
+    def _run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+        outputs = self.engine.run(graph, array)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise EngineError(
+                f"{self.engine.name} in {self.engine.precision}: graph {graph} gave values that are not numbers.",
+                "Take an engine of higher precision.",
+                code="engine_output",
+            )
+        return outputs
+
     def _view(self, scan: Scan, intensities: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
         return normalize(sample(scan.voxels, scan.geometry, grid, fill=intensities[0]), *intensities)
 
@@ -157,7 +168,7 @@ class Localizer:
                     for scan, r, pose in zip(scans, ranges, poses, strict=True)
                 ])  # fmt: skip
             with clock("fine_independent" if graph == INDEPENDENT else "fine_correlated"):
-                offsets, confidence, *key = self.engine.run(graph, patches)
+                offsets, confidence, *key = self._run(graph, patches)
             rows = list(members)
             for index, pose in enumerate(poses):
                 found = pose.centres[rows] + offsets[index].astype(np.float64) @ pose.axes.T

@@ -106,8 +106,8 @@ class Run:
 
     def _check_annotations(self) -> None:
         """Refuse to train what no training case shows, even if a validation case does."""
-        shown = ~np.isnan([case.points for case in self.training]).any(axis=2)
-        never = [name for name, ever in zip(self.task.landmarks, shown.any(axis=0), strict=True) if not ever]
+        points = np.stack([case.points for case in self.training])
+        never = [name for n, name in enumerate(self.task.landmarks) if np.isnan(points[:, n]).any(axis=-1).all()]
         if never:
             raise DatasetError(
                 f"no training case is annotated with {', '.join(never)}.",
