@@ -1,0 +1,206 @@
+"""Inference over many files: order, failures that stay their own, batches, interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_task
+from trt_landmarks import inference
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays
+from trt_landmarks.errors import PredictionsError
+from trt_landmarks.geometry import Geometry
+from trt_landmarks.inference import infer
+from trt_landmarks.localizer import Localizer
+from trt_landmarks.predictions import CaseResult, Predictions, read_predictions
+from trt_landmarks.scan import Scan, ScanFile, find_scans, write_scan
+
+TASK = small_task(intensity={"method": "window", "low": 0, "high": 100})
+
+
+class Reader:
+    """An engine whose answers depend on the brightness of what it sees, differently for every scan.
+
+    Scans darker than 5 are too large for it; those between 5 and 10 it answers with NaN.
+    """
+
+    name = "reader"
+    precision = "fp32"
+    provider = "test"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+        self.calls.append((graph, len(array)))
+        bright = array.max(axis=(1, 2, 3, 4))
+        if (bright < 0.05).any():
+            raise MemoryError
+        if graph == COARSE:
+            offsets = HEAD + bright[:, None, None]
+            offsets[bright < 0.1] = np.nan
+            return (single(offsets),)
+        count = array.shape[1]
+        offsets = np.zeros((len(array), count, 3)) + bright[:, None, None] / 2
+        outputs = offsets, np.tile(np.linspace(0, 1, count), (len(array), 1))
+        return tuple(single(output) for output in (outputs if graph == INDEPENDENT else (*outputs, bright)))
+
+
+def put(folder: Path, name: str, value: int, geometry: Geometry | None = None) -> None:
+    geometry = geometry or head_geometry(rotation(5, 10, value))
+    voxels = np.full(geometry.size[::-1], value, np.uint8)
+    voxels[0, 0, 0] = 0
+    write_scan(Scan(name, None, voxels, geometry), folder / f"{name}.mha")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[ScanFile]:
+    """Six scans not in the order of their names; 'c' is damaged and 'e' is gone."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number, name in enumerate("abcdef"):
+        put(folder, name, 20 + 10 * number)
+    content = (folder / "c.mha").read_bytes()
+    (folder / "c.mha").write_bytes(content[: len(content) // 2])
+    found = {file.id: file for file in find_scans([folder])}
+    (folder / "e.mha").unlink()
+    return [found[name] for name in "fcaebd"]
+
+
+def localizer() -> Localizer:
+    return Localizer(TASK, HEAD, Reader())
+
+
+def empty() -> Predictions:
+    return Predictions(TASK.name, {"name": "test"}, {"name": "reader"})
+
+
+def positions(cases: Sequence[CaseResult]) -> NDArray[np.float64]:
+    return np.array([[mark.position_lps_mm for mark in case.landmarks] for case in cases if case.status == "ok"])
+
+
+def test_every_file_becomes_a_case_in_order(files: list[ScanFile]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    result = infer(files, localizer(), empty(), progress=lambda case, done, of: seen.append((case.id, done, of)))
+    assert [case.id for case in result.cases] == list("fcaebd")
+    assert seen == [(name, n + 1, 6) for n, name in enumerate("fcaebd")]
+    assert [case.path for case in result.cases] == [str(file.path) for file in files]
+    failed = {case.id: case.error for case in result.cases if case.status == "failed"}
+    assert set(failed) == {"c", "e"}
+    assert failed["c"] is not None and failed["c"].code == "scan_truncated" and "c.mha" in failed["c"].message
+    assert failed["e"] is not None and failed["e"].code == "scan_missing" and "e.mha" in failed["e"].message
+    expected = [HEAD + head_geometry().centre + 1.5 * (0.2 + 0.1 * "abcdef".index(name)) for name in "fabd"]
+    np.testing.assert_allclose(positions(result.cases), expected, atol=1e-4)
+    for case in result.cases:
+        if case.status == "ok":
+            assert {"read", "total", "coarse", "normalize"} <= set(case.timing_ms)
+            rest = sum(ms for step, ms in case.timing_ms.items() if step != "total")
+            assert case.timing_ms["total"] == pytest.approx(rest, abs=0.01)
+            assert [mark.name for mark in case.landmarks] == list(TASK.landmarks)
+            assert [one.group for one in case.key_slices] == ["mid"]
+
+
+@pytest.mark.parametrize("batch", [0, 2, 4, 100])
+def test_batches_change_nothing(files: list[ScanFile], batch: int) -> None:
+    one, many = localizer(), localizer()
+    expected = infer(files, one, empty()).cases
+    cases = infer(files, many, empty(), batch=batch).cases
+    assert [(case.id, case.status, case.error) for case in cases] == [
+        (case.id, case.status, case.error) for case in expected
+    ]
+    np.testing.assert_allclose(positions(cases), positions(expected), atol=1e-5)
+    assert isinstance(many.engine, Reader)
+    assert max(n for _, n in many.engine.calls) == {0: 1, 2: 2, 4: 2, 100: 4}[batch]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_scan_that_cannot_be_localized_fails_alone(tmp_path: Path, batch: int) -> None:
+    for name, value in {"a": 30, "dark": 3, "nan": 8, "z": 40}.items():
+        put(tmp_path, name, value)
+    cases = infer(find_scans([tmp_path]), localizer(), empty(), batch=batch).cases
+    assert [(case.id, case.status) for case in cases] == [
+        ("a", "ok"), ("dark", "failed"), ("nan", "failed"), ("z", "ok")
+    ]  # fmt: skip
+    codes = [case.error.code for case in cases if case.error is not None]
+    assert codes == ["out_of_memory", "engine_output"]
+    assert cases[1].error is not None and "dark.mha: does not fit in memory" in cases[1].error.message
+
+
+def test_nothing_computed_is_lost_when_interrupted(files: list[ScanFile], tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+
+    def interrupt(case: CaseResult, done: int, of: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        infer(files, localizer(), empty(), out=out, batch=1, progress=interrupt)
+    written = read_predictions(out)
+    assert [case.id for case in written.cases] == list("fcae")
+    with pytest.raises(KeyboardInterrupt):
+        infer(files, localizer(), empty(), out=out, batch=3, progress=interrupt)
+    assert [case.id for case in read_predictions(out).cases] == list("fcaebd")  # the batch's others are computed too
+
+
+def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp_path: Path) -> None:
+    broken = localizer()
+    run = broken.engine.run
+
+    def fail_at_third(graph: str, array: NDArray[np.float32]) -> Arrays:
+        assert isinstance(broken.engine, Reader)
+        if sum(name == COARSE for name, _ in broken.engine.calls) == 2 and graph == COARSE:
+            raise RuntimeError("a bug")
+        return run(graph, array)
+
+    broken.engine.run = fail_at_third  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="a bug"):
+        infer(files, broken, empty(), out=tmp_path / "results.json")
+    assert [case.id for case in read_predictions(tmp_path / "results.json").cases] == list("fcae")
+
+
+def test_results_are_written_while_running(
+    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "SAVE_SECONDS", -1.0)
+    out = tmp_path / "results.json"
+    counts: list[int] = []
+    infer(files, localizer(), empty(), out=out, progress=lambda *_: counts.append(len(read_predictions(out).cases)))
+    assert counts == [0, 1, 2, 3, 4, 5]
+    assert len(read_predictions(out).cases) == 6
+
+
+def test_a_results_file_that_cannot_be_written_is_found_out_first(
+    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(path: Path) -> Scan:
+        raise AssertionError("a scan was read")
+
+    monkeypatch.setattr(inference, "read_scan", never)
+    with pytest.raises(PredictionsError, match="cannot be written"):
+        infer(files, localizer(), empty(), out=tmp_path / "nowhere" / "results.json")
+
+
+def test_without_files_the_results_are_empty(tmp_path: Path) -> None:
+    assert infer([], localizer(), empty(), out=tmp_path / "r.json").cases == []
+    assert read_predictions(tmp_path / "r.json").cases == []
+
+
+def test_statuses(tmp_path: Path) -> None:
+    """Confidences rise evenly from 0 to 1 within each graph; the scan is cut before the nose, neck and top."""
+    cut = about((40, -25, 130), (30, 14, 8), (0.9, 1.0, 1.2), np.eye(3))
+    put(tmp_path, "cut", 20, cut)
+    (case,) = infer(find_scans([tmp_path]), localizer(), empty()).cases
+    assert {mark.name: (mark.status, round(mark.confidence, 2)) for mark in case.landmarks} == {
+        "ear-l": ("low_confidence", 0.0), "ear-r": ("located", 0.33),
+        "jaw-l": ("located", 0.67), "jaw-r": ("located", 1.0),
+        "top": ("outside_scan", 0.0), "nose": ("outside_scan", 0.5), "neck": ("outside_scan", 1.0),
+    }  # fmt: skip
+    for mark in case.landmarks:
+        np.testing.assert_allclose(mark.voxel_ijk, cut.world_to_voxel(mark.position_lps_mm), atol=1e-4)
+    (key,) = case.key_slices
+    assert (key.group, key.axis) == ("mid", "left-right")
+    assert key.point_lps_mm is not None and key.position_mm == key.point_lps_mm[0]
