@@ -131,6 +131,7 @@ def test_true_offsets_give_back_the_true_landmarks(name: str, frame: str) -> Non
         rows = list(task.members(task.groups[0]))
         assert abs((truth[rows].mean(0) - plane.point) @ plane.normal) < 1e-4
         axes = np.eye(3) if frame == "scan" else rigid_rotation(HEAD, truth + MISS)
+        np.testing.assert_allclose(axes, np.eye(3) if frame == "scan" else POSE, atol=0.1)
         np.testing.assert_allclose(plane.normal, axes[:, 0], atol=1e-6)
         assert plane.group.name == "mid" and plane.position_mm == plane.point[0]
     for graph, members in Localizer(task, HEAD, engine).members.items():
@@ -351,9 +352,7 @@ def test_a_real_scan_stored_in_all_48_ways(
     expected = localizer.localize(scan)
     assert np.ptp(volume) > 0.8 and np.linalg.norm(expected.points - expected.coarse_points, axis=1).min() > 0.01
     for other, order in stored_otherwise(scan):
-        np.testing.assert_allclose(
-            other.geometry.centre, scan.geometry.centre, atol=1e-9, err_msg=str(order)
-        )
+        np.testing.assert_allclose(other.geometry.centre, scan.geometry.centre, atol=1e-9, err_msg=str(order))
         np.testing.assert_allclose(localizer.coarse_volume(other), volume, atol=1e-4)
         for graph, array in localizer.patches(other, points).items():
             np.testing.assert_allclose(array, patches[graph], atol=1e-4)

@@ -17,9 +17,7 @@ MIDDLE = (np.array(SHAPE) - 1) / 2
 
 def gaussian(positions: np.ndarray, sigma: float, height: float = 1.0, shape: tuple[int, int, int] = SHAPE) -> Tensor:
     """Heatmaps ``[1, L, Z, Y, X]`` with peaks at voxel ``positions`` ``[L, 3]`` (x, y, z)."""
-    x, y, z = (
-        np.exp(-0.5 * ((np.arange(n) - positions[:, axis, None]) / sigma) ** 2) for axis, n in enumerate(shape)
-    )
+    x, y, z = (np.exp(-0.5 * ((np.arange(n) - positions[:, axis, None]) / sigma) ** 2) for axis, n in enumerate(shape))
     values = height * z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
     return torch.from_numpy(values[None].astype(np.float32))
 

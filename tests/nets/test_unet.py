@@ -92,7 +92,5 @@ def test_concatenation_keeps_each_landmarks_channels_together() -> None:
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_levels(levels: int) -> None:
     features = Encoder(L, 2, levels)(torch.rand(1, L, 8, 16, 24))
-    assert [tuple(f.shape) for f in features] == [
-        (1, L * 2 * 2**n, 8 >> n, 16 >> n, 24 >> n) for n in range(levels)
-    ]
+    assert [tuple(f.shape) for f in features] == [(1, L * 2 * 2**n, 8 >> n, 16 >> n, 24 >> n) for n in range(levels)]
     assert Decoder(L, 2, levels)(features).shape == (1, L, 8, 16, 24)

@@ -77,9 +77,7 @@ def test_offsets_point_at_the_landmarks(frame: str, mirror: float, seed: int) ->
     task, rng = TASKS[frame], np.random.default_rng(seed)
     assert task.mirror is not None
     landmarks = [3, 0, 1, 4]
-    patches = random_patches(
-        [head()], task, landmarks, HEAD, NOISE, replace(STRONG, mirror=mirror), rng, 2
-    )
+    patches = random_patches([head()], task, landmarks, HEAD, NOISE, replace(STRONG, mirror=mirror), rng, 2)
     assert patches.images.shape == (2, 4, 18, 14, 16) and patches.offsets.shape == (2, 4, 3)
     shown(task, patches, [task.mirror[n] if mirror else n for n in landmarks])
     assert np.ptp(patches.offsets.numpy(), axis=(0, 1)).min() > 0.3  # the noise of every centre is its own

@@ -154,9 +154,7 @@ def test_a_finished_run_is_not_trained_again(finished: tuple[Checkpoint, Path], 
 
 
 @pytest.mark.parametrize("what", ["task", "seed", "settings", "split"])
-def test_the_folder_of_another_run_is_refused(
-    finished: tuple[Checkpoint, Path], cases: list[Case], what: str
-) -> None:
+def test_the_folder_of_another_run_is_refused(finished: tuple[Checkpoint, Path], cases: list[Case], what: str) -> None:
     _, folder = finished
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     task = TASK.model_copy(update={"name": "other"}) if what == "task" else TASK

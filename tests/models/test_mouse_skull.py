@@ -1,0 +1,114 @@
+"""The shipped mouse-skull model, on real scans, as it is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.dataset import load_dataset, split_from_file
+from trt_landmarks.engines.select import open_engine
+from trt_landmarks.geometry import Floats, Geometry
+from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.metrics import evaluate_points
+from trt_landmarks.scan import Scan, read_scan
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle("mouse-skull")
+
+
+@pytest.fixture(scope="module")
+def localizer(bundle: Bundle) -> Localizer:
+    return Localizer(bundle.task, bundle.mean_shape, open_engine(bundle, "onnxruntime")[0])
+
+
+@pytest.fixture(scope="module")
+def validation(bundle: Bundle, localizer: Localizer, data_root: Path) -> tuple[list[Scan], list[Localization], Floats]:
+    """The five validation scans, what is found in them, and their annotation ``[5, N, 3]``."""
+    folder = data_root / "mouse-skull-ct"
+    dataset = load_dataset(folder / "posed", bundle.task)
+    cases = dataset.subset(split_from_file(folder / "split.json", dataset.ids).validation)
+    scans = [read_scan(case.image) for case in cases]
+    return scans, [localizer.localize(scan) for scan in scans], np.stack([case.points for case in cases])
+
+
+def test_files_are_small_and_their_origin_is_told(bundle: Bundle) -> None:
+    assert max(path.stat().st_size for path in bundle.root.rglob("*")) <= 25e6
+    assert {"data", "licence", "command"} <= set(bundle.manifest["provenance"])
+    assert "seed" in bundle.manifest["training"]
+
+
+def test_millimetres_on_the_validation_scans(
+    bundle: Bundle, validation: tuple[list[Scan], list[Localization], Floats]
+) -> None:
+    _, found, truth = validation
+    names, radii = bundle.task.landmarks, (0.5,)
+    fine = evaluate_points(np.stack([one.points for one in found]), truth, names, radii).overall
+    coarse = evaluate_points(np.stack([one.coarse_points for one in found]), truth, names, radii).overall
+    assert fine.n == 225
+    assert fine.mre_mm <= 0.20
+    assert fine.sdr[0].percent >= 96
+    assert coarse.mre_mm <= 0.40
+    recorded = bundle.manifest["training"]["metrics"]["fine"]["overall"]["mre_mm"]
+    assert fine.mre_mm == pytest.approx(recorded, abs=2e-3)  # what ships is what was measured
+
+
+def restored(scan: Scan, order: tuple[int, ...], flips: tuple[bool, ...]) -> Scan:
+    """The same scan with its axes stored in another order and direction."""
+    voxels = scan.voxels.transpose(*(2 - axis for axis in reversed(order)))
+    direction = scan.geometry.direction[:, list(order)].copy()
+    size = tuple(scan.geometry.size[axis] for axis in order)
+    spacing = tuple(scan.geometry.spacing[axis] for axis in order)
+    origin = np.array(scan.geometry.origin)
+    for axis, flip in enumerate(flips):
+        if flip:
+            origin += direction[:, axis] * spacing[axis] * (size[axis] - 1)
+            direction[:, axis] *= -1
+            voxels = np.flip(voxels, 2 - axis)
+    geometry = Geometry(size, spacing, tuple(origin), direction)  # type: ignore[arg-type]
+    return Scan(scan.id, None, np.ascontiguousarray(voxels), geometry)
+
+
+def test_how_a_scan_is_stored_moves_nothing(
+    localizer: Localizer, validation: tuple[list[Scan], list[Localization], Floats]
+) -> None:
+    scan, expected = validation[0][0], validation[1][0].points
+    ways = list(product(permutations(range(3)), product((False, True), repeat=3)))
+    assert len(ways) == 48
+    for order, flips in ways[5::9]:  # the sampling of all 48 is compared in tests/test_localizer.py
+        points = localizer.localize(restored(scan, order, flips)).points
+        assert np.abs(points - expected).max() <= 0.02 * min(scan.geometry.spacing)
+
+
+def test_neither_batch_nor_order_changes_a_result(
+    localizer: Localizer, validation: tuple[list[Scan], list[Localization], Floats]
+) -> None:
+    scans, alone, _ = validation
+    together = localizer.localize_batch(scans[::-1])[::-1]
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.points - other.points).max() <= 1e-4
+        assert np.abs(one.confidence - other.confidence).max() <= 1e-4
+
+
+def test_inference_takes_less_than_2_gigabytes(mouse_scans: list[Path], tmp_path: Path) -> None:
+    code = f"""
+import json, resource, sys
+import trt_landmarks.cli as cli
+sys.argv = ["trtlm", "infer", {str(mouse_scans[0])!r}, "--out", {str(tmp_path / "p.json")!r}, "--model", "mouse-skull"]
+try:
+    cli.main()
+except SystemExit as end:
+    print(json.dumps([end.code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code_, gigabytes = json.loads(done.stdout.splitlines()[-1])
+    assert code_ == 0
+    assert gigabytes < 2
