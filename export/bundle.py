@@ -100,7 +100,7 @@ def export_bundle(
 
 def _check(parity: Any) -> None:
     for graph, figures in parity.items():
-        if not figures["max_voxel"] <= FP32_TOLERANCE_VOXEL:
+        if not max(figures["max_voxel"], figures["max_key_slice_mm"]) <= FP32_TOLERANCE_VOXEL:
             raise EngineError(
                 f"{graph}: the ONNX graph differs from PyTorch by {figures['max_voxel']:.2g} voxel "
                 f"(allowed: {FP32_TOLERANCE_VOXEL:g}).",

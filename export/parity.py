@@ -60,23 +60,24 @@ def compare(reference: Engine, engine: Engine, task: Task, inputs: Inputs, batch
 
     Returns:
         Plain data: per graph the largest and mean difference of positions in voxels of the graph's grid and in
-        mm, the largest difference of confidences, and the number of inputs and the batches used.
+        mm, the largest difference of confidences and of key slices, and the number of inputs and the batches used.
     """
     report = {}
     for graph, arrays in inputs.items():
         spacing = np.asarray(task.coarse.spacing_mm if graph == COARSE else task.fine.spacing_mm)
-        mm, voxels, confidence = [], [], [0.0]
+        mm, voxels, confidence, slices = [], [], [0.0], [0.0]
         for batch in batches:
             for start in range(0, len(arrays), batch):
-                part = arrays[start : start + batch]
-                if len(part) < batch:  # fill up, so that this batch size is really run
-                    part = np.concatenate([part, arrays[: batch - len(part)]]) if len(arrays) >= batch else part
+                # Begin again where the inputs end, so that every batch has its full size.
+                part = arrays[np.arange(start, start + batch) % len(arrays)]
                 expected, got = reference.run(graph, part), engine.run(graph, part)
                 difference = np.abs(expected[0].astype(np.float64) - got[0])
                 mm.append(np.linalg.norm(difference, axis=-1).ravel())
-                voxels.append(difference.max(axis=-1).ravel() / spacing.min())
+                voxels.append((difference / spacing).max(axis=-1).ravel())
                 if len(expected) > 1:
                     confidence.append(float(np.abs(expected[1] - got[1]).max()))
+                if len(expected) > 2:
+                    slices.append(float(np.abs(expected[2] - got[2]).max()))
         distance, steps = np.concatenate(mm), np.concatenate(voxels)
         report[graph] = {
             "max_voxel": round(float(steps.max()), 7),
@@ -84,6 +85,7 @@ def compare(reference: Engine, engine: Engine, task: Task, inputs: Inputs, batch
             "max_mm": round(float(distance.max()), 7),
             "mean_mm": round(float(distance.mean()), 7),
             "max_confidence": round(max(confidence), 7),
+            "max_key_slice_mm": round(max(slices), 7),
             "inputs": len(arrays),
             "batches": list(batches),
         }
