@@ -154,6 +154,17 @@ def test_one_voxel_by_hand() -> None:
     np.testing.assert_allclose(sample(voxels, geometry, grid, fill=9), [[[98, 200, 9]]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("turn", [(0, 0, 0), (13, -37, 71)])
+def test_rounding_does_not_decide_what_is_outside(turn: tuple[float, float, float]) -> None:
+    """Positions on the half voxel itself count as inside, however the scan is stored."""
+    size = (7, 9, 11)
+    geometry = Geometry(size, (0.1, 0.3, 0.7), (-77.7, 33.3, 1.1), rotation(*turn))
+    scan = Scan("x", None, np.full(size[::-1], 5.0), geometry)
+    grid = Grid((8, 10, 12), geometry.spacing, geometry.centre, geometry.direction)
+    for other, order in stored_otherwise(scan):
+        assert (sample(other.voxels, other.geometry, grid, fill=-1) == 5).all(), order
+
+
 def test_the_scan_is_not_changed() -> None:
     voxels = voxels_of(Geometry((5, 5, 5), (1, 1, 1), (0, 0, 0), np.eye(3)), np.float32, 0)
     before = voxels.copy()

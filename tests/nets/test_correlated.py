@@ -89,6 +89,9 @@ def test_attention_changes_only_what_is_fused() -> None:
     assert (without - before).abs().max() > 1e-3
     scramble(net.attention or nn.Identity(), 77)
     torch.testing.assert_close(net(patches())[0], without)
+    other = patches()
+    other[:, 1] = 0  # and each landmark is left with its own features
+    torch.testing.assert_close(net(other)[0][:, [0, 2]], without[:, [0, 2]])
 
 
 # --- the formulas -------------------------------------------------------------------------------------------

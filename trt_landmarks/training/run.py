@@ -77,6 +77,7 @@ class Run:
         self.checks = [load_training_scan(case, self.task, self.device) for case in self.validation]
         axis = None if self.task.symmetry is None else AXES[self.task.symmetry.axis]
         self.shape = mean_shape(self.scans, self.task.mirror, axis)
+        torch.manual_seed(self.settings.seed)  # the nets' initial weights
         nets = build_nets(self.task)
         coarse = nets[COARSE]
         assert isinstance(coarse, CoarseNet)
