@@ -114,8 +114,8 @@ def test_weights_that_do_not_fit(folder: Path, how: str) -> None:
 
 def test_the_task_file_is_part_of_it(folder: Path) -> None:
     path = folder / "task.yaml"
-    wider = path.read_text().replace("width: 2", "width: 4")
-    path.write_text(wider)
+    wider = path.read_text(encoding="utf-8").replace("width: 2", "width: 4")
+    path.write_text(wider, encoding="utf-8")
     with pytest.raises(CheckpointError, match="does not fit"):
         load_checkpoint(folder)
     path.unlink()
