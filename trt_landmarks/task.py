@@ -20,6 +20,12 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Axis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 
 
+#: Voxels a patch has at least along each axis: decoding needs neighbours of the maximum.
+SMALLEST_PATCH = 8
+#: Names that become part of file names.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
 class Section(BaseModel):
     """A part of the task file: unknown keys are errors, values cannot be changed after reading."""
 
@@ -29,7 +35,7 @@ class Section(BaseModel):
 class Group(Section):
     """Correlated landmarks: annotated together on one key slice."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=NAME)
     axis: Axis
     landmarks: tuple[str, ...] = Field(min_length=2)
 
@@ -102,8 +108,10 @@ class Fine(Section):
     @model_validator(mode="after")
     def _divisible(self) -> Fine:
         step = 2 ** (self.levels - 1)
-        if any(n % step for n in self.shape):
-            raise ValueError(f"shape must be divisible by {step} for levels: {self.levels}")
+        if any(n % step or n < SMALLEST_PATCH for n in self.shape):
+            raise ValueError(
+                f"shape must be at least {SMALLEST_PATCH} and divisible by {step} for levels: {self.levels}"
+            )
         return self
 
     @property
@@ -140,7 +148,7 @@ class Task(Section):
     """A complete localization task."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=NAME)
     description: str = ""
     landmarks: tuple[str, ...] = Field(min_length=1)
     groups: tuple[Group, ...] = ()

@@ -153,13 +153,15 @@ def test_a_finished_run_is_not_trained_again(finished: tuple[Checkpoint, Path], 
     assert same(train(cases, finished[1], never), finished[0])
 
 
-@pytest.mark.parametrize("what", ["task", "seed", "settings", "split"])
+@pytest.mark.parametrize("what", ["task", "seed", "settings", "split", "annotations"])
 def test_the_folder_of_another_run_is_refused(finished: tuple[Checkpoint, Path], cases: list[Case], what: str) -> None:
     _, folder = finished
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     task = TASK.model_copy(update={"name": "other"}) if what == "task" else TASK
     settings = {"seed": replace(SETTINGS, seed=4), "settings": SETTINGS.shortened(0.5)}.get(what, SETTINGS)
-    with pytest.raises(CheckpointError, match="holds a run of another task, split, seed or settings") as caught:
+    if what == "annotations":
+        cases = [replace(cases[0], points=cases[0].points + 0.1), *cases[1:]]
+    with pytest.raises(CheckpointError, match="holds a run of another task, split, seed, settings or") as caught:
         train(cases, folder, task=task, settings=settings, validation=2 if what == "split" else 1)
     assert str(folder) in str(caught.value) and "--out" in caught.value.remedy
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

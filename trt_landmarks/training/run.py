@@ -6,6 +6,7 @@ once all is done, the checkpoint.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -118,10 +119,13 @@ class Run:
     def _claim_folder(self) -> None:
         """Refuse to resume a run of another task, split or settings."""
         path = self.stages / "run.json"
-        mine = json.dumps(self._record(), indent=1, default=str)
+        points = hashlib.sha256()
+        for case in (*self.training, *self.validation):
+            points.update(np.ascontiguousarray(case.points).tobytes())
+        mine = json.dumps({**self._record(), "annotations_sha256": points.hexdigest()}, indent=1, default=str)
         if path.exists() and read_text(path, CheckpointError, "run record") != mine:
             raise CheckpointError(
-                f"{self.folder}: holds a run of another task, split, seed or settings.",
+                f"{self.folder}: holds a run of another task, split, seed, settings or annotations.",
                 "Name another --out folder, or repeat the command that began this run.",
             )
         write_text(path, mine, CheckpointError)
