@@ -31,7 +31,7 @@ class Settings:
     coarse: Schedule = field(default_factory=lambda: Schedule(steps=2600, batch=6, learning_rate=1e-3))
     shared: Schedule = field(default_factory=lambda: Schedule(steps=600, batch=8, learning_rate=2e-3))
     independent: Schedule = field(default_factory=lambda: Schedule(steps=150, batch=8, learning_rate=1e-3))
-    correlated: Schedule = field(default_factory=lambda: Schedule(steps=300, batch=4, learning_rate=1e-3))
+    correlated: Schedule = field(default_factory=lambda: Schedule(steps=500, batch=4, learning_rate=1e-3))
     coarse_augmentation: Augmentation = field(default_factory=Augmentation)
     fine_augmentation: Augmentation = field(default_factory=lambda: Augmentation(rotation_deg=8.0))
 
