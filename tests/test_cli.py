@@ -172,3 +172,24 @@ def test_eval_prints_and_writes_the_figures(tiny_bundle: Bundle, tmp_path: Path)
     assert json.loads(figures.read_text())["overall"]["mre_mm"] == pytest.approx(0.3, abs=1e-4)
     write_mrk_json(folder / "b.mrk.json", truth)
     assert "1 missing" in trtlm("eval", out, folder, code=1).stdout
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("onnx", ["build", "{bundle}", "--precision", "fp16", "--engine", "onnxruntime"], "calibrate"),
+        ("torch", ["train", "task.yaml", "--data", ".", "--out", "run"], "train"),
+        ("torch", ["export", "run", "--out", "bundle"], "export"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    missing: str, arguments: list[str], extra: str, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    words = ["trtlm", *(word.format(bundle=tiny_bundle.root) for word in arguments)]
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = {words!r}; from trt_landmarks.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert missing in done.stderr and f"trt-landmarks[{extra}]" in done.stderr

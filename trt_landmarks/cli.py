@@ -123,13 +123,13 @@ def build(
     count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 4,
 ) -> None:
     """Build engines for a model, at a precision."""
+    from trt_landmarks.builds import build as build_engine
     from trt_landmarks.bundle import open_bundle
 
-    with _extra("calibrate"):
-        from trt_landmarks.builds import build as build_engine
     bundle = open_bundle(model)
     typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
-    done = build_engine(bundle, engine, precision, _some_scans(scans, count), typer.echo)
+    with _extra("calibrate"):  # the build itself imports what its precision needs
+        done = build_engine(bundle, engine, precision, _some_scans(scans, count), typer.echo)
     typer.echo(done.summary())
 
 
