@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Engine, group_graph
+from trt_landmarks.engines.base import COARSE, Engine, fine_graphs
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.scan import Scan
 from trt_landmarks.task import Task
@@ -23,10 +23,8 @@ Inputs = Mapping[str, NDArray[np.float32]]
 
 def input_shapes(task: Task) -> dict[str, tuple[int, int, int, int]]:
     """Graph name to the shape of its input without the batch: ``[channels, Z, Y, X]``."""
-    landmarks = {INDEPENDENT: len(task.independent)} if task.independent else {}
-    landmarks |= {group_graph(group.name): len(group.landmarks) for group in task.groups}
     x, y, z = task.fine.shape
-    fine = {graph: (count, z, y, x) for graph, count in landmarks.items()}
+    fine = {graph: (len(members), z, y, x) for graph, members in fine_graphs(task).items()}
     x, y, z = task.coarse.shape
     return {COARSE: (1, z, y, x), **fine}
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
+from trt_landmarks.engines.base import COARSE, fine_graphs
 from trt_landmarks.errors import BundleError
 from trt_landmarks.files import read_text, write_text
 from trt_landmarks.geometry import Floats
@@ -109,8 +109,7 @@ class Bundle:
 
 def graph_names(task: Task) -> list[str]:
     """Names of the graphs a task needs."""
-    fine = [INDEPENDENT] if task.independent else []
-    return [COARSE, *fine, *(group_graph(group.name) for group in task.groups)]
+    return [COARSE, *fine_graphs(task)]
 
 
 def open_bundle(model: str | Path | None = None, *, verify: bool = True) -> Bundle:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, group_graph
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, group_graph
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
 from trt_landmarks.sampling import intensity_range, normalize, sample
@@ -123,8 +123,7 @@ class Localizer:
     @property
     def members(self) -> dict[str, tuple[int, ...]]:
         """Fine graph name to the indices of its landmarks."""
-        graphs = {INDEPENDENT: self.task.independent} if self.task.independent else {}
-        return graphs | {group_graph(group.name): self.task.members(group) for group in self.task.groups}
+        return fine_graphs(self.task)
 
     def _run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
         outputs = self.engine.run(graph, array)

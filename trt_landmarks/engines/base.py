@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from trt_landmarks.task import Task
 
 Arrays = tuple[NDArray[np.float32], ...]
 
@@ -17,6 +20,12 @@ INDEPENDENT = "independent"
 def group_graph(name: str) -> str:
     """Graph name of a correlated group."""
     return f"group-{name}"
+
+
+def fine_graphs(task: Task) -> dict[str, tuple[int, ...]]:
+    """Fine graph name to the indices of its landmarks."""
+    graphs = {INDEPENDENT: task.independent} if task.independent else {}
+    return graphs | {group_graph(group.name): task.members(group) for group in task.groups}
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ from trt_landmarks.task import Group, Task
 SMOOTHING = 0.5
 
 
-class _Millimetres(nn.Module):
+class Millimetres(nn.Module):
     """Decode heatmaps to offsets in mm along the patch's x, y, z."""
 
     spacing: Tensor
@@ -41,7 +41,7 @@ class IndependentRefiner(nn.Module):
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.nets = UNets(len(task.independent), task.fine.width, task.fine.levels)
-        self.to_millimetres = _Millimetres(task)
+        self.to_millimetres = Millimetres(task)
 
     def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         offsets, confidence = self.to_millimetres(self.nets(patches))
@@ -61,7 +61,7 @@ class CorrelatedRefiner(nn.Module):
         super().__init__()
         axis, parts = group.axis_index, task.correlated
         self.net = CorrelatedNet(len(group.landmarks), task.fine.width, task.fine.levels, axis, parts)
-        self.to_millimetres = _Millimetres(task)
+        self.to_millimetres = Millimetres(task)
         self.has_slice = parts.slice_branch
         if self.has_slice:
             spacing = task.fine.spacing_mm[axis]

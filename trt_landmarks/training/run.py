@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from trt_landmarks.files import read_text, write_text
 from trt_landmarks.geometry import AXES, Floats
 from trt_landmarks.nets.coarse import CoarseNet
 from trt_landmarks.nets.model import build_nets
-from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner
+from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner, Millimetres
 from trt_landmarks.nets.unet import UNets, stack
 from trt_landmarks.task import Group, Task
 from trt_landmarks.training.checkpoint import Checkpoint, save_checkpoint
@@ -206,17 +206,7 @@ class Run:
             )  # fmt: skip
             return heatmap_loss(net(patches.images), patches.offsets, task)
 
-        refiner = IndependentRefiner(task.model_copy(update={"groups": ()}))
-
-        def check(net: nn.Module) -> float:
-            errors = []
-            for scan, centres in zip(self.checks, self.centres, strict=True):
-                patches = centred_patches(scan, task, [landmark], self.shape, centres)
-                offsets, _ = refiner.to_millimetres.to(self.device)(net(patches.images))
-                errors.append(torch.linalg.vector_norm(offsets - patches.offsets, dim=2))
-            return float(torch.nanmean(torch.cat(errors)))
-
-        return self._fit(name, net, loss, settings.independent, check)
+        return self._fit(name, net, loss, settings.independent, self._fine_check([landmark]))
 
     def _train_group(self, net: nn.Module, name: str, group: Group) -> State:
         settings, task = self.settings, self.task
@@ -233,17 +223,24 @@ class Run:
                 total = total + task.correlated.slice_weight * slice_loss(slices, patches.offsets, axis, task)
             return total
 
-        refiner = CorrelatedRefiner(task, group)
+        return self._fit(name, net, loss, settings.correlated, self._fine_check(members, axis))
+
+    def _fine_check(self, landmarks: Sequence[int], axis: int | None = None) -> Callable[[nn.Module], float]:
+        """Validation of a fine net: MRE in mm, from the coarse net's own points."""
+        to_millimetres = Millimetres(self.task).to(self.device)
 
         def check(net: nn.Module) -> float:
             errors = []
             for scan, centres in zip(self.checks, self.centres, strict=True):
-                patches = centred_patches(scan, task, members, self.shape, centres, axis)
-                offsets, _ = refiner.to_millimetres.to(self.device)(net(patches.images)[0])
+                patches = centred_patches(scan, self.task, landmarks, self.shape, centres, axis)
+                heatmaps = net(patches.images)
+                if axis is not None:  # a group's net gives its key slice too
+                    heatmaps = heatmaps[0]
+                offsets, _ = to_millimetres(heatmaps)
                 errors.append(torch.linalg.vector_norm(offsets - patches.offsets, dim=2))
             return float(torch.nanmean(torch.cat(errors)))
 
-        return self._fit(name, net, loss, settings.correlated, check)
+        return check
 
     def _noise(self) -> Floats:
         return self.settings.noise * np.asarray(self.task.fine.extent_mm)
