@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from trt_landmarks.bundle import Bundle
+    from trt_landmarks.scan import Scan
     from trt_landmarks.training.checkpoint import Checkpoint
 
 
@@ -89,3 +91,23 @@ def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
     bundle = open_bundle(folder)
     build(bundle, "onnxruntime", "fp16")
     return bundle
+
+
+@pytest.fixture(scope="module")
+def real(mouse_scans: list[Path]) -> Path:
+    """One real scan."""
+    return mouse_scans[24]
+
+
+@pytest.fixture(scope="module")
+def content(real: Path) -> bytes:
+    """The real scan's decompressed bytes: a little-endian NIfTI-1 file with qform and sform."""
+    return gzip.decompress(real.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def small(real: Path) -> Scan:
+    """An oblique piece of it."""
+    from tests.scan_files import oblique_piece
+
+    return oblique_piece(real)

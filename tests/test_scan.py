@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
 import subprocess
 import sys
@@ -12,27 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from tests.scan_files import fails, oblique_piece, put, stored
+from tests.scan_files import fails, put, stored
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan import Scan, read_scan, scan_from_array, write_scan
-
-
-@pytest.fixture(scope="module")
-def real(mouse_scans: list[Path]) -> Path:
-    return mouse_scans[24]
-
-
-@pytest.fixture(scope="module")
-def content(real: Path) -> bytes:
-    """The real scan's decompressed bytes: a little-endian NIfTI-1 file with qform and sform."""
-    return gzip.decompress(real.read_bytes())
-
-
-@pytest.fixture(scope="module")
-def small(real: Path) -> Scan:
-    return oblique_piece(real)
-
 
 # --- real files ---------------------------------------------------------------------------------------------
 

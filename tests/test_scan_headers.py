@@ -11,26 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from tests.scan_files import fails, oblique_piece, put, stored
+from tests.scan_files import fails, put, stored
 from trt_landmarks import scan_headers
 from trt_landmarks.errors import ScanError
 from trt_landmarks.scan import Scan, read_scan, write_scan
-
-
-@pytest.fixture(scope="module")
-def real(mouse_scans: list[Path]) -> Path:
-    return mouse_scans[24]
-
-
-@pytest.fixture(scope="module")
-def content(real: Path) -> bytes:
-    """The real scan's decompressed bytes: a little-endian NIfTI-1 file with qform and sform."""
-    return gzip.decompress(real.read_bytes())
-
-
-@pytest.fixture(scope="module")
-def small(real: Path) -> Scan:
-    return oblique_piece(real)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 10, 100, 1000, 0.5, -100, -9, -8, -4, -1])
