@@ -1,4 +1,4 @@
-"""Writing and reading small text files: whole or not at all, with errors for people."""
+"""Writing and reading files: whole or not at all, with errors for people."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trt_landmarks.errors import TrtlmError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 def write_text(path: str | Path, text: str, error: type[TrtlmError]) -> None:
     """Write a UTF-8 file so that a reader sees the old or the new content, never half of it.
 
-    The text goes to a temporary file in the same folder, which then takes the name.  A symbolic link keeps
+    Raises:
+        error: as :func:`write_bytes`.
+    """
+    write_bytes(path, text.encode("utf-8"), error)
+
+
+def write_bytes(path: str | Path, content: Buffer, error: type[TrtlmError]) -> None:
+    """Write a file so that a reader sees the old or the new content, never half of it.
+
+    The content goes to a temporary file in the same folder, which then takes the name.  A symbolic link keeps
     pointing to its file.  Devices and pipes (``/dev/stdout``) are written to directly.
 
     Raises:
@@ -23,12 +36,12 @@ def write_text(path: str | Path, text: str, error: type[TrtlmError]) -> None:
     temporary: Path | None = None
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
             return
         target = Path(os.path.realpath(path))
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        with temporary.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        with temporary.open("xb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
