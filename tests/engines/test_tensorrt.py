@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from trt_landmarks.bundle import Bundle
-from trt_landmarks.engines import gpu, tensorrt, tensorrt_plan
+from trt_landmarks.engines import tensorrt, tensorrt_plan
 from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt import Plan, TensorRTEngine, build_plan, load_flavour
@@ -116,53 +115,6 @@ def test_a_flavour_that_is_not_there_says_what_to_install(monkeypatch: pytest.Mo
         monkeypatch.setitem(sys.modules, tensorrt_plan.FLAVOURS[name][0], ModuleType("stub"))
         with pytest.raises(EngineError, match="does not load"):
             load_flavour(name)
-
-
-# --- the driver ---------------------------------------------------------------------------------------------
-
-
-class Driver:
-    """A CUDA driver that answers what it is told to."""
-
-    def __init__(self, start: int = 0, count: int = 1) -> None:
-        self.start, self.count = start, count
-
-    def cuInit(self, flags: int) -> int:  # noqa: N802
-        return self.start
-
-    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = self.count
-        return 0
-
-    def cuDeviceGet(self, device: Any, number: int) -> int:  # noqa: N802
-        return 0
-
-    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:  # noqa: N802
-        name.value = b"NVIDIA Stand-in"
-        return 0
-
-    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
-        value._obj.value = {75: 8, 76: 9}[attribute]
-        return 0
-
-    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
-        version._obj.value = 13020
-        return 0
-
-
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
-    assert gpu_problem() is None
-    assert gpu.first_gpu() == gpu.Gpu("NVIDIA Stand-in", "8.9", "13.2")
-    for driver, says in ((Driver(start=100), "cuInit gave 100"), (Driver(count=0), "sees no GPU")):
-        monkeypatch.setattr(ctypes, "CDLL", lambda name, driver=driver: driver)
-        assert says in str(gpu_problem()) and gpu.first_gpu() is None
-
-    def missing(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert gpu_problem() == "there is no NVIDIA driver (libcuda.so.1)"
 
 
 # --- the runtime --------------------------------------------------------------------------------------------
