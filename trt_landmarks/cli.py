@@ -141,7 +141,8 @@ def infer(
     engine: Engine = "auto",
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16. [default: the best here]")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Scans that go through the nets together.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of ONNX Runtime. [default: all cores]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
+    preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
@@ -150,18 +151,21 @@ def infer(
     from trt_landmarks.inference import infer as run
     from trt_landmarks.localizer import Localizer
     from trt_landmarks.predictions import CaseResult, Predictions
+    from trt_landmarks.preprocessing.select import open_preprocessor
     from trt_landmarks.scan import find_scans
 
     files = find_scans(scans)
     bundle = open_bundle(model)
     chosen, note = open_engine(bundle, engine, precision, threads)
+    preprocessor, prepared = open_preprocessor(preprocess, chosen.provider == "GPU", threads)
     if not quiet:
-        typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}", err=True)
+        typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
     predictions = Predictions(
         bundle.task.name,
         {"name": bundle.name, "path": str(bundle.root), "sha256": bundle.sha256},
-        {"name": chosen.name, "precision": chosen.precision, "provider": chosen.provider, "note": note},
-    )
+        {"name": chosen.name, "precision": chosen.precision, "provider": chosen.provider, "note": note,
+         "preprocessing": prepared},
+    )  # fmt: skip
     with _bar("scans", len(files), quiet) as advance:
 
         def progress(case: CaseResult, done: int, count: int) -> None:
@@ -170,8 +174,8 @@ def infer(
                 typer.echo(f"trtlm: {case.error.message}", err=True)
 
         try:
-            run(files, Localizer(bundle.task, bundle.mean_shape, chosen), predictions, out=out, batch=batch,
-                progress=progress)  # fmt: skip
+            run(files, Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor), predictions, out=out,
+                batch=batch, progress=progress)  # fmt: skip
         except KeyboardInterrupt:
             typer.echo(f"trtlm: interrupted; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)
             raise typer.Exit(1 if predictions.cases else 2) from None

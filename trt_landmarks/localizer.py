@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, group_graph
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
-from trt_landmarks.sampling import intensity_range, normalize, sample
+from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor, view
+from trt_landmarks.sampling import intensity_range
 from trt_landmarks.scan import Scan
 from trt_landmarks.task import Group, Task
 
@@ -71,12 +72,16 @@ class Localizer:
         task: what is localized.
         mean_shape: ``[N, 3]`` mm, the training set's mean shape (for patches in the anatomy's frame).
         engine: runs the nets.
+        preprocessor: makes the coarse net's input; None for the reference.
     """
 
-    def __init__(self, task: Task, mean_shape: Floats, engine: Engine) -> None:
+    def __init__(
+        self, task: Task, mean_shape: Floats, engine: Engine, preprocessor: Preprocessor | None = None
+    ) -> None:
         self.task = task
         self.mean_shape = np.asarray(mean_shape, dtype=np.float64)
         self.engine = engine
+        self.preprocessor = preprocessor or ReferencePreprocessor()
 
     def localize(self, scan: Scan) -> Localization:
         """Landmarks of one scan."""
@@ -90,9 +95,9 @@ class Localizer:
         with clock("normalize"):
             ranges = [intensity_range(scan.voxels, self.task.intensity) for scan in scans]
         with clock("coarse_resample"):
-            volumes = np.stack([self._view(s, r, self.coarse_grid(s)) for s, r in zip(scans, ranges, strict=True)])
+            volumes = self.preprocessor.coarse_volumes(scans, [self.coarse_grid(scan) for scan in scans], ranges)
         with clock("coarse"):
-            (offsets,) = self._run(COARSE, volumes[:, None])
+            (offsets,) = self._run(COARSE, volumes)
         coarse = [scan.geometry.centre + o.astype(np.float64) for scan, o in zip(scans, offsets, strict=True)]
         return self._refine(scans, ranges, coarse, clock)
 
@@ -109,14 +114,14 @@ class Localizer:
     def coarse_volume(self, scan: Scan) -> NDArray[np.float32]:
         """The coarse net's input of one scan, ``[1, Z, Y, X]`` in 0..1."""
         intensities = intensity_range(scan.voxels, self.task.intensity)
-        return self._view(scan, intensities, self.coarse_grid(scan))[None]
+        return self.preprocessor.coarse_volumes([scan], [self.coarse_grid(scan)], [intensities])[0]
 
     def patches(self, scan: Scan, coarse_points: Floats) -> dict[str, NDArray[np.float32]]:
         """The fine nets' inputs of one scan: graph name to ``[L, Z, Y, X]`` in 0..1."""
         intensities = intensity_range(scan.voxels, self.task.intensity)
         pose = self._pose(np.asarray(coarse_points, dtype=np.float64))
         return {
-            graph: np.stack([self._view(scan, intensities, self._patch_grid(pose, n)) for n in members])
+            graph: np.stack([view(scan, self._patch_grid(pose, n), intensities) for n in members])
             for graph, members in self.members.items()
         }
 
@@ -135,9 +140,6 @@ class Localizer:
             )
         return outputs
 
-    def _view(self, scan: Scan, intensities: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
-        return normalize(sample(scan.voxels, scan.geometry, grid, fill=intensities[0]), *intensities)
-
     def _patch_grid(self, pose: _Pose, landmark: int) -> Grid:
         fine = self.task.fine
         return Grid(fine.shape, fine.spacing_mm, pose.centres[landmark], pose.axes)
@@ -153,7 +155,7 @@ class Localizer:
         return _Pose(axes, centres)
 
     def _refine(
-        self, scans: Sequence[Scan], ranges: Sequence[tuple[float, float]], coarse: list[Floats], clock: _Clock
+        self, scans: Sequence[Scan], ranges: Sequence[Range], coarse: list[Floats], clock: _Clock
     ) -> list[Localization]:
         poses = [self._pose(points) for points in coarse]
         points = [np.array(p, dtype=np.float64) for p in coarse]
@@ -163,7 +165,7 @@ class Localizer:
         for graph, members in self.members.items():
             with clock("patch_sampling"):
                 patches = np.stack([
-                    np.stack([self._view(scan, r, self._patch_grid(pose, n)) for n in members])
+                    np.stack([view(scan, self._patch_grid(pose, n), r) for n in members])
                     for scan, r, pose in zip(scans, ranges, poses, strict=True)
                 ])  # fmt: skip
             with clock("fine_independent" if graph == INDEPENDENT else "fine_correlated"):

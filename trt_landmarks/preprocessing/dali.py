@@ -1,0 +1,248 @@
+"""NVIDIA DALI: the same preprocessing as one graph, on the CPU or on a GPU.
+
+    voxels -> (cast) -> warp_affine -> (v - low) * scale, clipped to 0..1 -> * inside
+
+Voxels enter in their own number type; on a GPU they cross to it once, as they are.  ``warp_affine`` interpolates
+trilinearly and repeats the border's voxels; the reference does that only up to half a voxel outside and gives 0
+beyond, so a mask computed from float64 positions follows.  DALI's positions are float32: a few 1e-4 voxel off at
+voxel 1000.
+
+Verified on the CPU backend.  **Not verified, for want of a GPU:** running the graph on one, that is
+``device_id`` other than None and all of :meth:`DaliPreprocessor.on_device`; that the GPU graph is well formed is
+tested.  It follows the documentation of DALI 2.4.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.errors import EngineError
+from trt_landmarks.geometry import Grid
+from trt_landmarks.preprocessing.reference import Range
+from trt_landmarks.sampling import BORDER_TOLERANCE, grid_to_voxel
+from trt_landmarks.scan import Scan
+
+INSTALL = 'pip install "nvidia-dali-cuda130~=2.4"'
+#: DALI's names of the number types that enter a graph.
+TYPES = {
+    np.dtype(name): kind
+    for name, kind in {
+        "uint8": "UINT8", "int8": "INT8", "uint16": "UINT16", "int16": "INT16", "uint32": "UINT32", "int32": "INT32",
+        "uint64": "UINT64", "int64": "INT64", "float16": "FLOAT16", "float32": "FLOAT", "float64": "FLOAT64",
+    }.items()
+}  # fmt: skip
+#: Those that ``warp_affine`` reads; others are cast to float32 behind the upload.
+WARPED = {np.dtype(name) for name in ("uint8", "int16", "int32", "float32")}
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """What the GPU backend leaves on the GPU.
+
+    Attributes:
+        volumes: DALI tensor list, float32; ``volumes.as_tensor()`` is ``[B, 1, Z, Y, X]`` in 0..1, without a copy,
+            and offers ``__dlpack__``, ``__cuda_array_interface__`` and ``data_ptr()``.
+        voxels: DALI tensor list; element n is scan n's voxels ``[k, j, i, 1]`` in their own number type.
+        scans: whose voxels are read while the copy to the GPU is under way, so they must live as long.
+    """
+
+    volumes: Any
+    voxels: Any
+    scans: tuple[Scan, ...]
+
+
+class DaliPreprocessor:
+    """Preprocessing with DALI; a :class:`~trt_landmarks.preprocessing.reference.Preprocessor`.
+
+    A graph is made once for each number type and used for every batch of it; larger batches than ``max_batch``
+    run in parts.  Calls from several threads take turns.
+
+    Args:
+        device_id: the GPU; None for the CPU.
+        threads: DALI's threads on the CPU, which share out the scans of a batch; None takes all cores.
+        max_batch: scans that go through a graph together at most.
+
+    Raises:
+        EngineError: if DALI is not installed, or there is no such GPU.
+    """
+
+    name = "dali"
+
+    def __init__(self, device_id: int | None = None, threads: int | None = None, max_batch: int = 8) -> None:
+        try:
+            import nvidia.dali
+        except ImportError as error:
+            raise EngineError(
+                f"DALI is not installed or does not load ({error}).", f"Install it with: {INSTALL}."
+            ) from None
+        self.version: str = nvidia.dali.__version__
+        problem = gpu_problem() if device_id is not None else None
+        if problem is not None:
+            raise EngineError(f"DALI cannot run on a GPU here: {problem}.", "Take the CPU's preprocessing.")
+        self.device_id = device_id
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.max_batch = max_batch
+        self._pipelines: dict[np.dtype[Any], Any] = {}
+        self._turn = threading.Lock()
+
+    def coarse_volumes(
+        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]
+    ) -> NDArray[np.float32]:
+        """See :meth:`trt_landmarks.preprocessing.reference.Preprocessor.coarse_volumes`.
+
+        Raises:
+            EngineError: if DALI fails; the next call starts afresh.
+        """
+        volumes = np.empty((len(scans), 1, *grids[0].shape[::-1]), np.float32)
+        for part in self.parts(scans):
+            outputs = self._run([scans[n] for n in part], [grids[n] for n in part], [ranges[n] for n in part])
+            found = outputs[0].as_cpu()
+            for row, n in enumerate(part):
+                volumes[n] = np.asarray(found[row])
+        return volumes
+
+    def parts(self, scans: Sequence[Scan]) -> list[list[int]]:
+        """Indices of the scans that can go through a graph together: of one number type, ``max_batch`` at most."""
+        by_type: dict[np.dtype[Any], list[int]] = {}
+        for n, scan in enumerate(scans):
+            by_type.setdefault(scan.voxels.dtype, []).append(n)
+        size = self.max_batch
+        return [same[start : start + size] for same in by_type.values() for start in range(0, len(same), size)]
+
+    def on_device(
+        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range], stream: int
+    ) -> DeviceBatch:
+        """The same as :meth:`coarse_volumes`, left on the GPU, without waiting for it (not verified: no GPU).
+
+        The hand-over: DALI computes on a stream of its own, records an event there, and makes ``stream`` wait for
+        it before this returns; the host does not wait.  What is then enqueued on ``stream`` (TensorRT's
+        ``execute_async_v3(stream)``) reads finished data.  The outputs are bound to ``stream``: their memory is
+        reused in its order once the batch is dropped, so keep the batch until the last reader is *enqueued*, and
+        until ``stream`` has passed the copy of the voxels.  A reader on another stream waits for an event recorded
+        on ``stream``, or takes the tensors by ``__dlpack__(stream=other)``, which does that.
+
+        Args:
+            scans: of one number type, ``max_batch`` at most (see :meth:`parts`).
+            grids: for each scan where to sample it (LPS mm); all of one shape.
+            ranges: for each scan the voxel values that become 0 and 1.
+            stream: handle of a CUDA stream (``cudaStream_t``) of this GPU's primary context.
+
+        Raises:
+            EngineError: without a GPU, or if DALI fails; the next call starts afresh.
+        """
+        if self.device_id is None:
+            raise EngineError("DALI runs on the CPU here: nothing is left on a GPU.", "Give it a device_id.")
+        volumes, voxels = self._run(scans, grids, ranges, stream)
+        return DeviceBatch(volumes, voxels, tuple(scans))
+
+    def _run(
+        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range], stream: int | None = None
+    ) -> Any:
+        """One run of the graph; its outputs are synchronized with the host if there is no stream."""
+        dtype = scans[0].voxels.dtype
+        samples = [_sample(*one) for one in zip(scans, grids, ranges, strict=True)]
+        inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
+        with self._turn:
+            # Taken out, and put back only after a whole run: one that was broken off (by an interrupt, too) would
+            # give its leftovers to the next.
+            pipeline = self._pipelines.pop(dtype, None)
+            try:
+                if pipeline is None:
+                    pipeline = make_pipeline(
+                        dtype, self.device_id is not None, batch_size=self.max_batch, num_threads=self.threads,
+                        device_id=self.device_id,
+                    )  # fmt: skip
+                outputs = pipeline.run(stream, **inputs)
+            except Exception as error:  # DALI raises RuntimeError, ValueError, TypeError and its own
+                names = ", ".join(scan.id for scan in scans)
+                raise EngineError(
+                    f"DALI {self.version} failed on {names}: {_reason(error)}.",
+                    "Take --preprocess reference.",
+                    code="preprocessing_failed",
+                ) from error
+            self._pipelines[dtype] = pipeline
+        return outputs
+
+
+def make_pipeline(dtype: np.dtype[Any], gpu: bool, **settings: Any) -> Any:
+    """The graph for voxels of one number type, on the CPU or the GPU: a DALI ``Pipeline``.
+
+    Inputs, by name and per scan: what :func:`_sample` gives.  Outputs: volumes ``[1, Z, Y, X]`` in 0..1; on the GPU
+    the voxels ``[k, j, i, 1]`` too.
+
+    Args:
+        dtype: of the voxels.
+        gpu: compute on the GPU.
+        settings: of the ``Pipeline``.
+
+    Raises:
+        TypeError: if DALI has no such number type.
+    """
+    from nvidia.dali import Pipeline, fn, math, types
+
+    if dtype not in TYPES:
+        raise TypeError(f"it takes no voxels of type {dtype}")
+
+    def source(name: str, kind: Any, ndim: int, **more: Any) -> Any:
+        node = fn.external_source(name=name, dtype=kind, ndim=ndim, **more)
+        return node.gpu() if gpu else node
+
+    # A depth of 1 runs a batch when it is asked for; more would prepare batches ahead that are not there yet.
+    pipeline = Pipeline(prefetch_queue_depth=1, **settings)
+    with pipeline:
+        voxels = source("voxels", getattr(types, TYPES[dtype]), 4, layout="DHWC", no_copy=True)
+        matrix = fn.external_source(name="matrix", dtype=types.FLOAT, ndim=2)  # arguments of operators stay
+        size = fn.external_source(name="size", dtype=types.INT32, ndim=1)  # on the CPU
+        volume = voxels if dtype in WARPED else fn.cast(voxels, dtype=types.FLOAT)
+        volume = fn.warp_affine(volume, matrix=matrix, size=size, dtype=types.FLOAT)
+        volume = fn.expand_dims(fn.squeeze(volume, axis_names="C"), axes=0, new_axis_names="C")
+        low, scale = source("low", types.FLOAT, 0), source("scale", types.FLOAT, 0)
+        volume = math.clamp((volume - low) * scale, 0, 1)
+        z, y, x = (source(name, types.FLOAT64, 4) for name in "zyx")
+        inside = math.abs(z + y + x) <= 1.0
+        volume = volume * (inside[0:1] & inside[1:2] & inside[2:3])
+        pipeline.set_outputs(volume, *([voxels] if gpu else []))
+    return pipeline
+
+
+def _sample(scan: Scan, grid: Grid, intensities: Range) -> dict[str, NDArray[Any]]:
+    """One scan's inputs of the graph.
+
+    ``matrix`` takes a position on the grid to one in the voxels as ``warp_affine`` counts them: x first, the corner
+    of the first voxel at 0, so its centre at 0.5.  ``z``, ``y`` and ``x`` add up to the positions again, for the
+    mask: ``[3, Z, Y, X]``, along i, j and k, scaled so that the scan's border lies at -1 and 1.
+    """
+    low, high = intensities
+    matrix = grid_to_voxel(grid, scan.geometry)
+    warp = matrix.copy()
+    warp[:, 3] += 0.5 - 0.5 * matrix[:, :3].sum(axis=1)
+    size = np.asarray(scan.geometry.size, dtype=np.float64)
+    from_middle = matrix.copy()
+    from_middle[:, 3] -= (size - 1) / 2
+    from_middle /= (size / 2 + BORDER_TOLERANCE)[:, None]
+    x, y, z = (from_middle[:, axis, None] * np.arange(count) for axis, count in enumerate(grid.shape))
+    return {
+        "voxels": np.ascontiguousarray(scan.voxels)[..., None],
+        "matrix": warp.astype(np.float32),
+        "size": np.asarray(grid.shape[::-1], np.int32),
+        "low": np.asarray(low, np.float32),
+        "scale": np.asarray(1.0 / (high - low), np.float32),
+        "z": (z + from_middle[:, 3:])[:, :, None, None],
+        "y": y[:, None, :, None],
+        "x": x[:, None, None, :],
+    }
+
+
+def _reason(error: Exception) -> str:
+    """What DALI says is wrong, without its traceback and C++ context."""
+    text = str(error).split("encountered:")[-1].split("C++ context:")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "pipeline object" not in line]
+    return " ".join(lines).rstrip(". ") or type(error).__name__

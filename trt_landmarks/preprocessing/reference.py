@@ -1,0 +1,57 @@
+"""What every preprocessor is, and the reference: NumPy, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_landmarks.geometry import Grid
+from trt_landmarks.sampling import normalize, sample
+from trt_landmarks.scan import Scan
+
+#: The two voxel values that become 0 and 1 (:func:`trt_landmarks.sampling.intensity_range`).
+Range = tuple[float, float]
+
+
+class Preprocessor(Protocol):
+    """Makes the coarse net's input of scans of any size, spacing, direction and real number type.
+
+    Attributes:
+        name: ``reference`` or ``dali``.
+    """
+
+    name: str
+
+    def coarse_volumes(
+        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]
+    ) -> NDArray[np.float32]:
+        """Sample every scan on its grid and bring its voxel values to 0..1; outside the scan is 0.
+
+        Args:
+            scans: at least one.
+            grids: for each scan where to sample it (LPS mm); all of one shape.
+            ranges: for each scan the voxel values that become 0 and 1.
+
+        Returns:
+            float32 ``[B, 1, Z, Y, X]``, 0..1.
+        """
+        ...
+
+
+def view(scan: Scan, grid: Grid, intensities: Range) -> NDArray[np.float32]:
+    """One scan on one grid: float32 ``[Z, Y, X]`` in 0..1, 0 outside the scan (grid in LPS mm)."""
+    return normalize(sample(scan.voxels, scan.geometry, grid, fill=intensities[0]), *intensities)
+
+
+class ReferencePreprocessor:
+    """NumPy, one scan after the other: the numbers every other preprocessor has to match."""
+
+    name = "reference"
+
+    def coarse_volumes(
+        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]
+    ) -> NDArray[np.float32]:
+        return np.stack([view(*one)[None] for one in zip(scans, grids, ranges, strict=True)])
