@@ -72,3 +72,9 @@ class PredictionsError(TrtlmError):
     """A predictions file cannot be read or does not fit."""
 
     code = "predictions_invalid"
+
+
+class PipelineError(TrtlmError):
+    """A part of the pipeline over many scans died."""
+
+    code = "worker_died"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,3 +44,16 @@ class Engine(Protocol):
     def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
         """Run one graph on a batch; outputs in the graph's order, float32."""
         ...
+
+
+@runtime_checkable
+class Cancellable(Protocol):
+    """An engine whose runs may take so long that it lets others end them."""
+
+    def cancel(self) -> None:
+        """Make the runs that are under way raise :class:`RunCancelled` soon; called from another thread."""
+        ...
+
+
+class RunCancelled(Exception):  # noqa: N818
+    """A run was ended by :meth:`Cancellable.cancel`."""

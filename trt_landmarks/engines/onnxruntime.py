@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import Arrays
+from trt_landmarks.engines.base import Arrays, RunCancelled
 from trt_landmarks.errors import BundleError, EngineError
 
 CPU = "CPUExecutionProvider"
@@ -48,6 +49,8 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
+        self._run_options = ort.RunOptions
+        self._running: set[Any] = set()
         self._sessions = {}
         for graph, path in graphs.items():
             try:
@@ -61,5 +64,21 @@ class OnnxRuntimeEngine:
 
     def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
         session, name = self._sessions[graph]
-        outputs: list[NDArray[np.float32]] = session.run(None, {name: np.ascontiguousarray(array, dtype=np.float32)})
+        options = self._run_options()
+        self._running.add(options)
+        try:
+            outputs: list[NDArray[np.float32]] = session.run(
+                None, {name: np.ascontiguousarray(array, dtype=np.float32)}, options
+            )
+        except Exception:
+            if options.terminate:
+                raise RunCancelled(graph) from None
+            raise
+        finally:
+            self._running.discard(options)
         return tuple(outputs)
+
+    def cancel(self) -> None:
+        """Make the runs that are under way raise :class:`RunCancelled` after the operator they are at."""
+        for options in list(self._running):
+            options.terminate = True
