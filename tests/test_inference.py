@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import _thread
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_task
-from trt_landmarks import inference
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays
-from trt_landmarks.errors import PredictionsError
+from trt_landmarks import inference, pipeline
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
+from trt_landmarks.errors import PipelineError, PredictionsError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.inference import infer
+from trt_landmarks.inference import case_result, infer
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import CaseResult, Predictions, read_predictions
-from trt_landmarks.scan import Scan, ScanFile, find_scans, write_scan
+from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 
 TASK = small_task(intensity={"method": "window", "low": 0, "high": 100})
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) == before
 
 
 class Reader:
@@ -85,7 +96,7 @@ def positions(cases: Sequence[CaseResult]) -> NDArray[np.float64]:
 
 def test_every_file_becomes_a_case_in_order(files: list[ScanFile]) -> None:
     seen: list[tuple[str, int, int]] = []
-    result = infer(files, localizer(), empty(), progress=lambda case, done, of: seen.append((case.id, done, of)))
+    result = infer(files, [localizer()], empty(), progress=lambda case, done, of: seen.append((case.id, done, of)))
     assert [case.id for case in result.cases] == list("fcaebd")
     assert seen == [(name, n + 1, 6) for n, name in enumerate("fcaebd")]
     assert [case.path for case in result.cases] == [str(file.path) for file in files]
@@ -107,8 +118,8 @@ def test_every_file_becomes_a_case_in_order(files: list[ScanFile]) -> None:
 @pytest.mark.parametrize("batch", [0, 2, 4, 100])
 def test_batches_change_nothing(files: list[ScanFile], batch: int) -> None:
     one, many = localizer(), localizer()
-    expected = infer(files, one, empty()).cases
-    cases = infer(files, many, empty(), batch=batch).cases
+    expected = infer(files, [one], empty()).cases
+    cases = infer(files, [many], empty(), batch=batch).cases
     assert [(case.id, case.status, case.error) for case in cases] == [
         (case.id, case.status, case.error) for case in expected
     ]
@@ -117,11 +128,27 @@ def test_batches_change_nothing(files: list[ScanFile], batch: int) -> None:
     assert max(n for _, n in many.engine.calls) == {0: 1, 2: 2, 4: 2, 100: 4}[batch]
 
 
+@pytest.mark.parametrize(("batch", "workers", "readers"), [(1, 1, 1), (1, 3, 2), (2, 2, 1), (3, 2, 3), (9, 1, 2)])
+def test_workers_and_readers_change_nothing_at_all(tmp_path: Path, batch: int, workers: int, readers: int) -> None:
+    """The same to the last bit as batch after batch in one thread."""
+    for number in range(20):
+        put(tmp_path, f"scan-{number:02}", 20 + 3 * number)
+    found = find_scans([tmp_path])
+    alone = localizer()
+    expected = []
+    for start in range(0, 20, batch):
+        scans = [read_scan(file.path) for file in found[start : start + batch]]
+        for file, scan, located in zip(found[start:], scans, alone.localize_batch(scans), strict=False):
+            expected.append(case_result(file, scan, located, alone))
+    cases = infer(found, [localizer() for _ in range(workers)], empty(), batch=batch, readers=readers).cases
+    assert [replace(case, timing_ms={}) for case in cases] == [replace(case, timing_ms={}) for case in expected]
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_scan_that_cannot_be_localized_fails_alone(tmp_path: Path, batch: int) -> None:
     for name, value in {"a": 30, "dark": 3, "nan": 8, "z": 40}.items():
         put(tmp_path, name, value)
-    cases = infer(find_scans([tmp_path]), localizer(), empty(), batch=batch).cases
+    cases = infer(find_scans([tmp_path]), [localizer()], empty(), batch=batch).cases
     assert [(case.id, case.status) for case in cases] == [
         ("a", "ok"), ("dark", "failed"), ("nan", "failed"), ("z", "ok")
     ]  # fmt: skip
@@ -138,12 +165,47 @@ def test_nothing_computed_is_lost_when_interrupted(files: list[ScanFile], tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        infer(files, localizer(), empty(), out=out, batch=1, progress=interrupt)
-    written = read_predictions(out)
-    assert [case.id for case in written.cases] == list("fcae")
+        infer(files, [localizer()], empty(), out=out, batch=1, progress=interrupt)
+    written = [case.id for case in read_predictions(out).cases]
+    assert written == list("fcaebd")[: max(4, len(written))]  # maybe more was computed meanwhile
     with pytest.raises(KeyboardInterrupt):
-        infer(files, localizer(), empty(), out=out, batch=3, progress=interrupt)
+        infer(files, [localizer()], empty(), out=out, batch=3, progress=interrupt)
     assert [case.id for case in read_predictions(out).cases] == list("fcaebd")  # the batch's others are computed too
+
+
+class Stuck(Reader):
+    """Takes its time over the brightest scan, until it is told to give up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = threading.Event()
+        self.others = 0
+
+    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+        if array.max() > 0.65:
+            assert self.cancelled.wait(60)
+            raise RunCancelled(graph)
+        answer = super().run(graph, array)
+        self.others += graph not in (COARSE, INDEPENDENT)
+        if self.others == 3:
+            _thread.interrupt_main()
+        return answer
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+def test_an_interruption_ends_what_is_computed_and_keeps_what_was(
+    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first scan, 'f', is computed all the while; 'a', 'b' and 'd' are done by the other worker meanwhile."""
+    monkeypatch.setattr(pipeline, "GRACE", 60.0)  # the machine may be busy
+    stuck = Stuck()
+    with pytest.raises(KeyboardInterrupt):
+        infer(files, [Localizer(TASK, HEAD, stuck)] * 2, empty(), out=tmp_path / "results.json")
+    cases = read_predictions(tmp_path / "results.json").cases
+    assert [case.id for case in cases] == list("caebd")
+    assert [case.id for case in cases if case.status == "failed"] == list("ce")
 
 
 def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp_path: Path) -> None:
@@ -157,8 +219,8 @@ def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp
         return run(graph, array)
 
     broken.engine.run = fail_at_third  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="a bug"):
-        infer(files, broken, empty(), out=tmp_path / "results.json")
+    with pytest.raises(PipelineError, match=r"b\.mha: computing: RuntimeError: a bug"):
+        infer(files, [broken], empty(), out=tmp_path / "results.json")
     assert [case.id for case in read_predictions(tmp_path / "results.json").cases] == list("fcae")
 
 
@@ -166,11 +228,31 @@ def test_results_are_written_while_running(
     files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inference, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(inference, "SAVE_SHARE", np.inf)
     out = tmp_path / "results.json"
     counts: list[int] = []
-    infer(files, localizer(), empty(), out=out, progress=lambda *_: counts.append(len(read_predictions(out).cases)))
+    infer(files, [localizer()], empty(), out=out, progress=lambda *_: counts.append(len(read_predictions(out).cases)))
     assert counts == [0, 1, 2, 3, 4, 5]
     assert len(read_predictions(out).cases) == 6
+
+
+def test_a_results_file_that_takes_long_is_written_less_often(
+    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    writes: list[float] = []
+
+    def write(self: Predictions, path: Path) -> None:
+        writes.append(now[0])
+        now[0] += 1  # a write takes a second
+
+    def ten_seconds(case: CaseResult, done: int, of: int) -> None:
+        now[0] += 10
+
+    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0.0))
+    monkeypatch.setattr(Predictions, "write", write)
+    infer(files, [localizer()], empty(), out=tmp_path / "r.json", progress=ten_seconds)
+    assert writes == [0, 11, 42, 63]  # at the start, after the first scan, 30 seconds of scans later, at the end
 
 
 def test_a_results_file_that_cannot_be_written_is_found_out_first(
@@ -181,11 +263,11 @@ def test_a_results_file_that_cannot_be_written_is_found_out_first(
 
     monkeypatch.setattr(inference, "read_scan", never)
     with pytest.raises(PredictionsError, match="cannot be written"):
-        infer(files, localizer(), empty(), out=tmp_path / "nowhere" / "results.json")
+        infer(files, [localizer()], empty(), out=tmp_path / "nowhere" / "results.json")
 
 
 def test_without_files_the_results_are_empty(tmp_path: Path) -> None:
-    assert infer([], localizer(), empty(), out=tmp_path / "r.json").cases == []
+    assert infer([], [localizer()], empty(), out=tmp_path / "r.json").cases == []
     assert read_predictions(tmp_path / "r.json").cases == []
 
 
@@ -193,7 +275,7 @@ def test_statuses(tmp_path: Path) -> None:
     """Confidences rise evenly from 0 to 1 within each graph; the scan is cut before the nose, neck and top."""
     cut = about((40, -25, 130), (30, 14, 8), (0.9, 1.0, 1.2), np.eye(3))
     put(tmp_path, "cut", 20, cut)
-    (case,) = infer(find_scans([tmp_path]), localizer(), empty()).cases
+    (case,) = infer(find_scans([tmp_path]), [localizer()], empty()).cases
     assert {mark.name: (mark.status, round(mark.confidence, 2)) for mark in case.landmarks} == {
         "ear-l": ("low_confidence", 0.0), "ear-r": ("located", 0.33),
         "jaw-l": ("located", 0.67), "jaw-r": ("located", 1.0),

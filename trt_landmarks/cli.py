@@ -174,7 +174,7 @@ def infer(
                 typer.echo(f"trtlm: {case.error.message}", err=True)
 
         try:
-            run(files, Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor), predictions, out=out,
+            run(files, [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)], predictions, out=out,
                 batch=batch, progress=progress)  # fmt: skip
         except KeyboardInterrupt:
             typer.echo(f"trtlm: interrupted; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)

@@ -1,24 +1,33 @@
-"""Inference over many scans: one bad scan never stops the rest, and nothing computed is lost."""
+"""Inference over many scans: one bad scan never stops the rest, and nothing computed is lost.
+
+Reading, computing and writing overlap (:mod:`trt_landmarks.pipeline`): readers and workers have threads of their
+own, and the caller's thread puts the results in order and writes them.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from trt_landmarks.engines.base import Cancellable
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.pipeline import Pipeline
 from trt_landmarks.predictions import CaseError, CaseResult, KeySlice, Landmark, Predictions
 from trt_landmarks.scan import Scan, ScanFile, read_scan
 
 #: Called after every case: the case, how many are done, how many there are.
 Progress = Callable[[CaseResult, int, int], None]
 
-#: Seconds between intermediate writes of the results file.
+#: Seconds between intermediate writes of the results file, at least; the more results there are, the longer it takes,
+#: and writing may have this share of the time.
 SAVE_SECONDS = 5.0
+SAVE_SHARE = 0.05
 
 
 class _Read(NamedTuple):
@@ -31,43 +40,69 @@ class _Read(NamedTuple):
 
 def infer(
     files: Sequence[ScanFile],
-    localizer: Localizer,
+    localizers: Sequence[Localizer],
     predictions: Predictions,
     *,
     out: Path | None = None,
     batch: int = 1,
+    readers: int = 1,
     progress: Progress = lambda case, done, count: None,
 ) -> Predictions:
     """Localize in every file and add a case to ``predictions`` for each, in order.
 
+    The results are those of one localizer that takes batch after batch, whatever finishes first.
+
     Args:
         files: what :func:`trt_landmarks.scan.find_scans` found.
-        localizer: task and engine.
+        localizers: each computes in a thread of its own, such as one for every GPU; they share the files.  They may
+            share an engine that runs in several threads at once.
         predictions: receives the cases.
         out: results file, written every few seconds, when interrupted, and at the end.
         batch: scans that go through the nets together.
-        progress: called after every case.
+        readers: threads that read scans ahead.
+        progress: called after every case, in order.
 
     Raises:
         PredictionsError: if ``out`` cannot be written (found out before the first scan is read).
+        PipelineError: if a thread dies of anything but a failure of a scan.
     """
     if out is not None:
         predictions.write(out)
-    saved = time.monotonic()
+
+    def cancel() -> None:
+        for localizer in localizers:
+            if isinstance(localizer.engine, Cancellable):
+                localizer.engine.cancel()
+
+    pipeline = Pipeline(
+        files,
+        _read,
+        [partial(_localize_files, localizer=localizer) for localizer in localizers],
+        batch=max(1, batch),
+        readers=readers,
+        name=lambda file: str(file.path),
+        cancel=cancel,
+    )
+    saved, pause = time.monotonic(), SAVE_SECONDS
     try:
         done = 0
-        for group in _batches(files, max(1, batch)):
-            cases = _localize_files(group, localizer)
+        for cases in pipeline:
             predictions.cases += cases  # all of them, before progress can be interrupted
             for case in cases:
                 done += 1
                 progress(case, done, len(files))
-            if out is not None and time.monotonic() - saved > SAVE_SECONDS:
+            if out is not None and time.monotonic() - saved > pause:
+                start = time.monotonic()
                 predictions.write(out)
                 saved = time.monotonic()
+                pause = max(SAVE_SECONDS, (saved - start) / SAVE_SHARE)
     finally:
-        if out is not None:
-            predictions.write(out)
+        try:
+            for cases in pipeline.close():
+                predictions.cases += cases
+        finally:
+            if out is not None:
+                predictions.write(out)
     return predictions
 
 
@@ -95,21 +130,20 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: Loca
     return CaseResult(file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices)
 
 
-def _localize_files(files: Sequence[ScanFile], localizer: Localizer) -> list[CaseResult]:
+def _read(file: ScanFile) -> _Read | CaseResult:
+    """A scan, or the failed case of one that cannot be read."""
+    start = time.perf_counter()
+    try:
+        scan = read_scan(file.path)
+    except (TrtlmError, MemoryError, OSError) as error:
+        return _failed(file, error)
+    return _Read(file, scan, 1000 * (time.perf_counter() - start))
+
+
+def _localize_files(files: Sequence[_Read | CaseResult], localizer: Localizer) -> list[CaseResult]:
     """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
-    results: dict[str, CaseResult] = {}
-    scans: list[_Read] = []
-    for file in files:
-        start = time.perf_counter()
-        try:
-            scan = read_scan(file.path)
-        except (TrtlmError, MemoryError, OSError) as error:
-            results[file.id] = _failed(file, error)
-        else:
-            scans.append(_Read(file, scan, 1000 * (time.perf_counter() - start)))
-    for case in _localize_scans(scans, localizer):
-        results[case.id] = case
-    return [results[file.id] for file in files]
+    located = iter(_localize_scans([file for file in files if isinstance(file, _Read)], localizer))
+    return [next(located) if isinstance(file, _Read) else file for file in files]
 
 
 def _localize_scans(scans: Sequence[_Read], localizer: Localizer) -> list[CaseResult]:
@@ -135,11 +169,6 @@ def _failed(file: ScanFile, error: Exception) -> CaseResult:
     else:
         reason = CaseError("scan_unreadable", f"{file.path}: cannot be read: {error}.")
     return CaseResult(file.id, str(file.path), "failed", reason)
-
-
-def _batches(files: Sequence[ScanFile], size: int) -> Iterator[Sequence[ScanFile]]:
-    for start in range(0, len(files), size):
-        yield files[start : start + size]
 
 
 def _triple(values: Iterable[float]) -> tuple[float, float, float]:
