@@ -15,7 +15,6 @@ tested.  It follows the documentation of DALI 2.4.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,7 @@ from trt_landmarks.preprocessing.reference import Range
 from trt_landmarks.sampling import BORDER_TOLERANCE, grid_to_voxel
 from trt_landmarks.scan import Scan
 
-INSTALL = 'pip install "nvidia-dali-cuda130~=2.4"'
+INSTALL = "pip install 'trt-landmarks[dali]'"
 #: DALI's names of the number types that enter a graph.
 TYPES = {
     np.dtype(name): kind
@@ -63,7 +62,7 @@ class DaliPreprocessor:
     """Preprocessing with DALI; a :class:`~trt_landmarks.preprocessing.reference.Preprocessor`.
 
     A graph is made once for each number type and used for every batch of it; larger batches than ``max_batch``
-    run in parts.  Calls from several threads take turns.
+    run in parts.  Calls from several threads run side by side, each with a graph of its own.
 
     Args:
         device_id: the GPU; None for the CPU.
@@ -90,8 +89,7 @@ class DaliPreprocessor:
         self.device_id = device_id
         self.threads = threads or len(os.sched_getaffinity(0))
         self.max_batch = max_batch
-        self._pipelines: dict[np.dtype[Any], Any] = {}
-        self._turn = threading.Lock()
+        self._free: dict[np.dtype[Any], list[Any]] = {}  # graphs that no thread is running
 
     def coarse_volumes(
         self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]
@@ -150,25 +148,28 @@ class DaliPreprocessor:
         dtype = scans[0].voxels.dtype
         samples = [_sample(*one) for one in zip(scans, grids, ranges, strict=True)]
         inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
-        with self._turn:
-            # Taken out, and put back only after a whole run: one that was broken off (by an interrupt, too) would
-            # give its leftovers to the next.
-            pipeline = self._pipelines.pop(dtype, None)
-            try:
-                if pipeline is None:
-                    pipeline = make_pipeline(
-                        dtype, self.device_id is not None, batch_size=self.max_batch, num_threads=self.threads,
-                        device_id=self.device_id,
-                    )  # fmt: skip
-                outputs = pipeline.run(stream, **inputs)
-            except Exception as error:  # DALI raises RuntimeError, ValueError, TypeError and its own
-                names = ", ".join(scan.id for scan in scans)
-                raise EngineError(
-                    f"DALI {self.version} failed on {names}: {_reason(error)}.",
-                    "Take --preprocess reference.",
-                    code="preprocessing_failed",
-                ) from error
-            self._pipelines[dtype] = pipeline
+        free = self._free.setdefault(dtype, [])
+        # Taken out, and put back only after a whole run: one that was broken off (by an interrupt, too) would give
+        # its leftovers to the next.
+        try:
+            pipeline = free.pop()
+        except IndexError:
+            pipeline = None
+        try:
+            if pipeline is None:
+                pipeline = make_pipeline(
+                    dtype, self.device_id is not None, batch_size=self.max_batch, num_threads=self.threads,
+                    device_id=self.device_id,
+                )  # fmt: skip
+            outputs = pipeline.run(stream, **inputs)
+        except Exception as error:  # DALI raises RuntimeError, ValueError, TypeError and its own
+            names = ", ".join(scan.id for scan in scans)
+            raise EngineError(
+                f"DALI {self.version} failed on {names}: {_reason(error)}.",
+                "Take --preprocess reference.",
+                code="preprocessing_failed",
+            ) from error
+        free.append(pipeline)
         return outputs
 
 
