@@ -27,7 +27,9 @@ import numpy as np
 from trt_landmarks import __version__
 from trt_landmarks.bundle import Bundle, file_sha256
 from trt_landmarks.engines.base import COARSE
-from trt_landmarks.engines.tensorrt_plan import FLAVOURS, build_plan, build_target, load_flavour
+from trt_landmarks.engines.flavours import FLAVOURS, load_flavour
+from trt_landmarks.engines.plan_settings import PlanSettings
+from trt_landmarks.engines.tensorrt_plan import build_plan, build_target
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import input_shapes
 from trt_landmarks.files import read_text, write_text
@@ -261,8 +263,9 @@ def _recipe(
     recipe["versions"] = {"trt_landmarks": __version__, **{name: _version(name) for name in packages}}
     if engine in FLAVOURS:
         recipe["flavour"] = {"name": engine, "version": str(load_flavour(engine).__version__)}
-        recipe["target"] = build_target(engine, targets)
-        recipe["settings"] |= {"profile": list(PROFILE), "workspace": WORKSPACE, "tf32": False}
+        settings = PlanSettings(WORKSPACE, compute_capabilities=tuple(targets))
+        recipe["target"] = build_target(engine, settings)
+        recipe["settings"] |= {"profile": list(PROFILE), "tf32": False, **settings.as_data()}
     return {"engine": engine, "precision": precision, **recipe}
 
 
@@ -292,10 +295,12 @@ def _make(
                 folder / facts["graphs"][graph],
                 engine,
                 {name: (batches[0], batches[1], batches[2])},
-                workspace=WORKSPACE,
-                targets=targets,
+                graph=graph,
+                precision=precision,
+                command=_command(bundle, engine, precision, scans),
+                settings=PlanSettings(WORKSPACE, compute_capabilities=tuple(targets)),
                 say=say,
-            )
+            ).as_data()
     return facts
 
 

@@ -1,150 +1,79 @@
-"""TensorRT: plans really built (TensorRT for RTX needs no GPU for it), and the runtime with a stand-in for the GPU."""
+"""The runtime: plans are checked before anything sees them, and run with a stand-in for TensorRT and the GPU."""
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from trt_landmarks.bundle import Bundle
-from trt_landmarks.engines import tensorrt, tensorrt_plan
+from tests.engines.plans import COMMAND, change
+from trt_landmarks.engines import tensorrt
 from trt_landmarks.engines.base import COARSE
-from trt_landmarks.engines.gpu import gpu_problem
-from trt_landmarks.engines.tensorrt import Plan, TensorRTEngine, build_plan, load_flavour
+from trt_landmarks.engines.flavours import RTX
+from trt_landmarks.engines.gpu import Gpu, NoGpu, gpu_problem
+from trt_landmarks.engines.plan_check import Plan
+from trt_landmarks.engines.plan_record import PlanRecord, record_path
+from trt_landmarks.engines.tensorrt import TensorRTEngine
 from trt_landmarks.errors import EngineError
-from trt_landmarks.export.parity import input_shapes
-
-RTX = "tensorrt-rtx"
 
 
-@pytest.fixture
-def rtx() -> ModuleType:
-    return pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")  # type: ignore[no-any-return]
+def asked(plan: Path, **entries: Any) -> dict[str, Plan]:
+    """What is asked of the plan under test, with other entries in its record."""
+    change(plan, **entries)
+    record = PlanRecord.read(plan)
+    return {COARSE: Plan(plan, record.source_sha256, record.profile["volume"][0])}
 
 
-def profile(bundle: Bundle, graph: str) -> dict[str, Any]:
-    shape = input_shapes(bundle.task)[graph]
-    return {"volume" if graph == COARSE else "patches": ((1, *shape), (1, *shape), (4, *shape))}
+# --- before TensorRT ----------------------------------------------------------------------------------------
 
 
-def small_graph(path: Path, nodes: list[onnx.NodeProto], kind: int = TensorProto.FLOAT) -> Path:
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("volume", "points")]
-    half = helper.make_tensor("half", kind, [3], [1, 2, 3])
-    graph = helper.make_graph(nodes, "net", value[:1], value[1:], [half])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    return path
-
-
-SMALL = {"volume": ((1, 3), (1, 3), (2, 3))}
-
-
-def test_every_graph_becomes_a_plan(rtx: ModuleType, tiny_bundle: Bundle, tmp_path: Path) -> None:
-    for graph, path in tiny_bundle.graphs.items():
-        out = tmp_path / f"{graph}.plan"
-        facts = build_plan(path, out, RTX, profile(tiny_bundle, graph), workspace=1 << 28, optimization_level=1)
-        model = onnx.load(path)
-        assert facts["outputs"] == [value.name for value in model.graph.output]
-        assert facts["inputs"] == [value.name for value in model.graph.input]
-        assert facts["layers"] > 0 and out.stat().st_size > 1000
-    assert len(list(tmp_path.iterdir())) == len(tiny_bundle.graphs)
-
-
-def test_targets(rtx: ModuleType, tmp_path: Path) -> None:
-    path = small_graph(tmp_path / "net.onnx", [helper.make_node("Add", ["volume", "half"], ["points"])])
-    build_plan(path, tmp_path / "net.plan", RTX, SMALL, targets=["7.5"])
-    with pytest.raises(EngineError, match=r"cannot build for compute capability 3\.5\. It knows .*8\.6"):
-        build_plan(path, tmp_path / "net.plan", RTX, SMALL, targets=["3.5"])
-    with pytest.raises(EngineError, match="takes no other target"):
-        tensorrt_plan.build_target("tensorrt", ["8.9"])
-
-
-def test_a_graph_it_cannot_parse_is_named_with_node_and_operator(rtx: ModuleType, tmp_path: Path) -> None:
-    node = helper.make_node("NoSuchOperator", ["volume"], ["points"], name="the-node")
-    path = small_graph(tmp_path / "net.onnx", [node])
-    with pytest.raises(EngineError, match=r"net\.onnx: .*cannot parse.*the-node \(NoSuchOperator\)") as error:
-        build_plan(path, tmp_path / "net.plan", RTX, SMALL)
-    assert error.value.code == "graph_refused"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(EngineError, match=r"net\.onnx: .*cannot parse"):
-        build_plan(path, tmp_path / "net.plan", RTX, SMALL)
-    assert not (tmp_path / "net.plan").exists()
-
-
-def test_types_are_taken_as_they_stand(rtx: ModuleType, tmp_path: Path) -> None:
-    """FP16 and FP32 cannot be added in a strongly typed network."""
-    node = helper.make_node("Add", ["volume", "half"], ["points"], name="mixed")
-    path = small_graph(tmp_path / "net.onnx", [node], TensorProto.FLOAT16)
-    with pytest.raises(EngineError, match=r"net\.onnx: .*cannot (parse|build)"):
-        build_plan(path, tmp_path / "net.plan", RTX, SMALL)
-
-
-def test_a_profile_of_other_inputs_is_refused(rtx: ModuleType, tmp_path: Path) -> None:
-    path = small_graph(tmp_path / "net.onnx", [helper.make_node("Add", ["volume", "half"], ["points"])])
-    with pytest.raises(EngineError, match="inputs are volume, not patches"):
-        build_plan(path, tmp_path / "net.plan", RTX, {"patches": SMALL["volume"]})
-
-
-def test_progress_is_told_and_an_interruption_leaves_nothing(
-    rtx: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensorrt_plan, "PROGRESS_SECONDS", -1.0)
-    lines: list[str] = []
-
-    def interrupt(line: str) -> None:
-        lines.append(line)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build_plan(tiny_bundle.graphs[COARSE], tmp_path / "a.plan", RTX, profile(tiny_bundle, COARSE), say=interrupt)
-    assert len(lines) == 1 and "coarse: " in lines[0]
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_flavour_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, extra in (("tensorrt", "gpu"), (RTX, "rtx")):
-        monkeypatch.setitem(sys.modules, tensorrt_plan.FLAVOURS[name][0], None)
-        with pytest.raises(EngineError, match=rf"pip install 'trt-landmarks\[{extra}\]'"):
-            load_flavour(name)
-        monkeypatch.setitem(sys.modules, tensorrt_plan.FLAVOURS[name][0], ModuleType("stub"))
-        with pytest.raises(EngineError, match="does not load"):
-            load_flavour(name)
-
-
-# --- the runtime --------------------------------------------------------------------------------------------
-
-
-def plan(path: Path, content: bytes = b"plan") -> Plan:
-    path.write_bytes(content)
-    return Plan(path, hashlib.sha256(content).hexdigest(), ("points", "confidence"))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_a_changed_plan_never_reaches_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
-    good = plan(tmp_path / "coarse.plan", bytes(range(256)))
-    if damage == "missing":
-        good.path.unlink()
-    else:
-        good.path.write_bytes(bytes(range(255)) if damage == "truncated" else bytes([1, *range(1, 256)]))
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "record flipped", "record missing"])
+def test_a_changed_plan_never_reaches_tensorrt(plan: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    wanted = asked(plan)
+    file = record_path(plan) if damage.startswith("record") else plan
+    content = bytearray(file.read_bytes())
+    if damage == "truncated":
+        del content[-1]
+    content[content.index(b"1") if file != plan else 1000] ^= 1
+    file.write_bytes(content)
+    if damage.endswith("missing"):
+        file.unlink()
     monkeypatch.setattr(tensorrt, "load_flavour", lambda name: pytest.fail("TensorRT was asked"))
-    with pytest.raises(EngineError, match=r"coarse\.plan: (is not the file|cannot be read)"):
-        TensorRTEngine({COARSE: good}, RTX, "fp16")
+    with pytest.raises(EngineError, match=rf"{file.name}: .*trtlm build") as error:
+        TensorRTEngine(wanted, RTX, "fp32")
+    if file != plan:
+        assert error.value.remedy == "Build the plan again: trtlm build --engine tensorrt-rtx --precision fp32."
+
+
+def test_a_plan_of_another_version_never_reaches_tensorrt(
+    rtx: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = asked(plan, version="1.6.0.1")
+    monkeypatch.setattr(rtx, "Runtime", lambda log: pytest.fail("TensorRT was asked"))
+    with pytest.raises(EngineError, match=rf"coarse\.plan: .*1\.6\.0\.1, and {rtx.__version__} is .* {COMMAND}\.$"):
+        TensorRTEngine(wanted, RTX, "fp32")
 
 
 @pytest.mark.skipif(gpu_problem() is None, reason="there is a GPU here")
-def test_without_a_gpu_a_real_plan_is_one_error(rtx: ModuleType, tmp_path: Path) -> None:
-    path = small_graph(tmp_path / "net.onnx", [helper.make_node("Add", ["volume", "half"], ["points"])])
-    out = tmp_path / "net.plan"
-    build_plan(path, out, RTX, SMALL)
-    good = Plan(out, hashlib.sha256(out.read_bytes()).hexdigest(), ("points",))
-    with pytest.raises(EngineError, match=r"tensorrt-rtx cannot run here: .*driver"):
-        TensorRTEngine({COARSE: good}, RTX, "fp32")
+def test_without_a_gpu_a_real_plan_is_one_error(rtx: ModuleType, plan: Path) -> None:
+    with pytest.raises(EngineError, match=r"tensorrt-rtx cannot run here: .*driver.* Take --engine onnxruntime"):
+        TensorRTEngine(asked(plan), RTX, "fp32")
+
+
+def test_what_the_driver_advises_is_passed_on(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tensorrt, "load_flavour", lambda name: SimpleNamespace(__version__=PlanRecord.read(plan).version)
+    )
+    monkeypatch.setattr(tensorrt, "find_gpus", lambda: NoGpu("no GPU is visible", "Check with nvidia-smi."))
+    with pytest.raises(EngineError, match=r"no GPU is visible\. Check with nvidia-smi\. Take --engine onnxruntime"):
+        TensorRTEngine(asked(plan), RTX, "fp32")
+
+
+# --- with a stand-in for TensorRT, PyCUDA and the GPU -------------------------------------------------------
 
 
 class Context:
@@ -178,16 +107,16 @@ class Device:
     """Stand-in for TensorRT, PyCUDA and the GPU: just enough to see what the engine does with them."""
 
     float32 = "float32"
-    __version__ = "11.0"
     TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
 
     class Error(Exception):
         pass
 
     class ILogger:
-        Severity = SimpleNamespace(ERROR=1)
+        Severity = SimpleNamespace(ERROR=1, WARNING=2)
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
+        self.__version__ = version
         self.broken: set[str] = set()
         self.memory: dict[int, Any] = {}
         self.batches: list[int] = []
@@ -206,7 +135,8 @@ class Device:
                 return None
             return self._engine()
 
-        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+        self.runtime = SimpleNamespace(deserialize_cuda_engine=deserialize, engine_host_code_allowed=False)
+        return self.runtime
 
     def _engine(self) -> Any:
         return SimpleNamespace(
@@ -235,10 +165,14 @@ class Device:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    found = Device()
+def device(plan: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A GPU of compute capability 9.0; the plan's record is of a graph with two outputs."""
+    output = {"dtype": "float32", "shape": [-1, 3]}
+    outputs = [{"name": name, **output} for name in ("points", "confidence")]
+    change(plan, outputs=outputs, profile={"volume": [[1, 3], [1, 3], [4, 3]]})
+    found = Device(PlanRecord.read(plan).version)
     monkeypatch.setattr(tensorrt, "load_flavour", lambda name: found)
-    monkeypatch.setattr(tensorrt, "gpu_problem", lambda: None)
+    monkeypatch.setattr(tensorrt, "find_gpus", lambda: [Gpu("NVIDIA H200", "9.0", "13.0")])
     package = ModuleType("pycuda")
     package.driver, package.autoprimaryctx = found, found.autoprimaryctx  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pycuda", package)
@@ -247,9 +181,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     return found
 
 
-def test_large_batches_are_run_in_parts_and_outputs_keep_the_graphs_order(device: Device, tmp_path: Path) -> None:
-    engine = TensorRTEngine({COARSE: plan(tmp_path / "a.plan")}, RTX, "fp16")
-    assert (engine.name, engine.precision, engine.provider) == (RTX, "fp16", "GPU")
+def test_large_batches_are_run_in_parts_and_outputs_keep_the_graphs_order(device: Device, plan: Path) -> None:
+    engine = TensorRTEngine(asked(plan), RTX, "fp32")
+    assert (engine.name, engine.precision, engine.provider) == (RTX, "fp32", "GPU")
     for count in (1, 4, 10, 2):
         array = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
         device.batches.clear()
@@ -264,8 +198,8 @@ def test_large_batches_are_run_in_parts_and_outputs_keep_the_graphs_order(device
     ("broken", "says"),
     [("address", "does not take the memory"), ("execute", "could not run"), ("memory", "out of memory")],
 )
-def test_every_refusal_while_running_is_an_error(device: Device, tmp_path: Path, broken: str, says: str) -> None:
-    engine = TensorRTEngine({COARSE: plan(tmp_path / "a.plan")}, RTX, "fp16")
+def test_every_refusal_while_running_is_an_error(device: Device, plan: Path, broken: str, says: str) -> None:
+    engine = TensorRTEngine(asked(plan), RTX, "fp32")
     device.broken.add(broken)
     with pytest.raises(EngineError, match=says):
         engine.run(COARSE, np.zeros((1, 3), dtype=np.float32))
@@ -277,17 +211,36 @@ def test_every_refusal_while_running_is_an_error(device: Device, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("broken", "says"), [("plan", "incompatible version"), ("type", "must be FP32")])
-def test_every_refusal_while_loading_is_an_error(device: Device, tmp_path: Path, broken: str, says: str) -> None:
+def test_every_refusal_while_loading_is_an_error(device: Device, plan: Path, broken: str, says: str) -> None:
     device.broken.add(broken)
     with pytest.raises(EngineError, match=says):
-        TensorRTEngine({COARSE: plan(tmp_path / "a.plan")}, RTX, "fp16", "tensorrt-rtx 1.2")
+        TensorRTEngine(asked(plan), RTX, "fp32")
     device.broken.clear()
     device.names.pop()
     with pytest.raises(EngineError, match="expected others"):
-        TensorRTEngine({COARSE: plan(tmp_path / "a.plan")}, RTX, "fp16")
+        TensorRTEngine(asked(plan), RTX, "fp32")
 
 
-def test_missing_pycuda_is_explained(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pycuda_is_explained(device: Device, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda.autoprimaryctx", None)
     with pytest.raises(EngineError, match="needs PyCUDA"):
-        TensorRTEngine({COARSE: plan(tmp_path / "a.plan")}, RTX, "fp16")
+        TensorRTEngine(asked(plan), RTX, "fp32")
+
+
+def test_a_plan_for_another_gpu_never_reaches_tensorrt(device: Device, plan: Path) -> None:
+    settings = {**PlanRecord.read(plan).settings.as_data(), "compute_capabilities": ["8.6"]}
+    wanted = asked(plan, settings=settings, target={"compute_capability": "8.6"})
+    device.Runtime = lambda log: pytest.fail("TensorRT was asked")  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match=rf"8\.6, and this GPU \(NVIDIA H200\) has 9\.0\. .*{COMMAND}"):
+        TensorRTEngine(wanted, RTX, "fp32")
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_the_runtime_within_a_plan_is_allowed_for_version_compatible_plans_only(
+    device: Device, plan: Path, compatible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt, "this_platform", lambda: "Linux x86_64")
+    target = {"compute_capability": "9.0", "gpu": "NVIDIA H200", "driver": "13.0", "platform": "Linux x86_64"}
+    settings = {**PlanRecord.read(plan).settings.as_data(), "version_compatible": compatible}
+    TensorRTEngine(asked(plan, flavour="tensorrt", target=target, settings=settings), "tensorrt", "fp32")
+    assert device.runtime.engine_host_code_allowed is compatible

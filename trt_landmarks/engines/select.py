@@ -5,10 +5,12 @@ from __future__ import annotations
 from trt_landmarks.builds import ENGINES, PRECISIONS, Build, list_builds
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.base import Engine
+from trt_landmarks.engines.flavours import FLAVOURS
 from trt_landmarks.engines.gpu import first_gpu
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.tensorrt_plan import FLAVOURS
+from trt_landmarks.engines.plan_check import Plan
 from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.export.parity import input_shapes
 
 
 def open_engine(
@@ -37,13 +39,13 @@ def open_engine(
     reasons: list[str] = []
     builds = list_builds(bundle, reasons.append)
     if engine in FLAVOURS:
-        return _open_tensorrt(builds, engine, precision, reasons)
+        return _open_tensorrt(bundle, builds, engine, precision, reasons)
     if engine == "auto":
         present = {build.engine for build in builds if precision in (None, build.precision)}
         for name in FLAVOURS:
             if name in present:
                 try:
-                    return _open_tensorrt(builds, name, precision, reasons)
+                    return _open_tensorrt(bundle, builds, name, precision, reasons)
                 except (EngineError, BundleError) as error:
                     reasons.append(error.message)
         if not present & set(FLAVOURS):
@@ -51,33 +53,34 @@ def open_engine(
     return _open_onnxruntime(bundle, builds, precision, threads, reasons)
 
 
-def _open_tensorrt(builds: list[Build], name: str, precision: str | None, reasons: list[str]) -> tuple[Engine, str]:
-    wanted = (precision,) if precision else ("fp16", "fp32")
+def _open_tensorrt(
+    bundle: Bundle, builds: list[Build], name: str, precision: str | None, reasons: list[str]
+) -> tuple[Engine, str]:
+    wanted = (precision,) if precision else ("int8", "fp16", "fp32")
     fitting = sorted(
         (build for build in builds if build.engine == name and build.precision in wanted),
         key=lambda build: wanted.index(build.precision),
     )
     if not fitting:
         raise _no_build(name, precision, reasons)
-    from trt_landmarks.engines.tensorrt import Plan, TensorRTEngine
+    from trt_landmarks.engines.tensorrt import TensorRTEngine
 
-    build, record = fitting[0], fitting[0].record
-    version = record["flavour"]["version"]
-    gpu = first_gpu()
-    built_for = record["target"].get("compute_capability", "")
-    if name == "tensorrt" and gpu is not None and gpu.compute_capability != built_for:
-        raise EngineError(
-            f"{build.folder}: was built for compute capability {built_for}; this GPU has {gpu.compute_capability}.",
-            f"Build it on this machine: {record['command']}.",
-            code="build_foreign",
-        )
+    build = fitting[0]
+    build.verify()
+    shapes = input_shapes(bundle.task)
     plans = {
-        graph: Plan(path, record["files"][record["graphs"][graph]], tuple(record["plans"][graph]["outputs"]))
+        graph: Plan(path, _source_sha256(bundle, build, graph), (1, *shapes[graph]))
         for graph, path in build.files.items()
     }
-    opened = TensorRTEngine(plans, name, build.precision, f"{name} {version}")
-    device = gpu.name if gpu else "GPU"
-    return opened, f"{name} {build.precision} on {device}, the build that was made for it"
+    opened = TensorRTEngine(plans, name, build.precision, build.record["command"])
+    gpu = first_gpu()
+    return opened, f"{name} {build.precision} on {gpu.name if gpu else 'GPU'}, the build that was made for it"
+
+
+def _source_sha256(bundle: Bundle, build: Build, graph: str) -> str:
+    """SHA-256 of the ONNX graph that a plan must have been built from: the build's own graph, or the bundle's."""
+    own = build.record["files"].get(f"graphs/{graph}.onnx")
+    return str(own or bundle.manifest["files"][bundle.manifest["graphs"][graph]])
 
 
 def _open_onnxruntime(

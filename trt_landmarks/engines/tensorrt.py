@@ -1,17 +1,14 @@
-"""TensorRT and TensorRT for RTX: one API, two Python modules.
+"""Running plans with TensorRT or TensorRT for RTX on the GPU.
 
-Parsing a graph and building a plan is tested with TensorRT for RTX, which needs no GPU for it.  **Not verified, for
-want of a GPU:** deserializing and running a plan (everything in :class:`TensorRTEngine` behind the check of the
-driver), building with TensorRT proper, and the timing cache.  These follow NVIDIA's documentation of TensorRT 11.
+Everything that must hold for a plan is checked first (:mod:`trt_landmarks.engines.plan_check`).  **Not verified, for
+want of a GPU:** deserializing and running a plan, that is everything in :class:`TensorRTEngine` behind the check of
+the driver.  It follows NVIDIA's documentation of TensorRT 11.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,26 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.engines.base import Arrays
-from trt_landmarks.engines.gpu import gpu_problem
-from trt_landmarks.engines.tensorrt_plan import build_plan, collector, load_flavour
+from trt_landmarks.engines.flavours import Log, load_flavour
+from trt_landmarks.engines.gpu import NoGpu, find_gpus
+from trt_landmarks.engines.plan_check import Machine, Plan, check_machine, read_plan, this_platform
 from trt_landmarks.errors import EngineError
-
-__all__ = ["Plan", "TensorRTEngine", "build_plan", "load_flavour"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A plan file and what its record says of it.
-
-    Attributes:
-        path: the file.
-        sha256: its recorded SHA-256.
-        outputs: names of the graph's outputs, in the graph's order.
-    """
-
-    path: Path
-    sha256: str
-    outputs: tuple[str, ...]
 
 
 class TensorRTEngine:
@@ -47,27 +28,32 @@ class TensorRTEngine:
     Batches larger than a plan's profile allows are run in parts.  Calls from several threads take turns.
 
     Args:
-        plans: graph name to plan.
+        plans: graph name to its plan and what is asked of it.
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
-        precision: what the plans compute in, for the record.
-        built_with: version of the flavour the plans were built with, for the message if they cannot be loaded.
+        precision: what the plans are to compute in.
+        command: what builds the plans again, told if a plan's own record cannot; empty: the plain command.
 
     Raises:
-        EngineError: if a plan is not the recorded file, or there is no module, GPU or PyCUDA, or TensorRT refuses
-            the plan.  A plan is code: its SHA-256 is checked before TensorRT sees it.
+        EngineError: if a plan is not the recorded file, not of the graph asked for, or not for this machine; if there
+            is no module, GPU or PyCUDA; or if TensorRT refuses the plan.
     """
 
     provider = "GPU"
 
-    def __init__(self, plans: Mapping[str, Plan], flavour: str, precision: str, built_with: str = "") -> None:
+    def __init__(self, plans: Mapping[str, Plan], flavour: str, precision: str, command: str = "") -> None:
         self.name = flavour
         self.precision = precision
-        blobs = {graph: _verified(plan) for graph, plan in plans.items()}
+        command = command or f"trtlm build --engine {flavour} --precision {precision}"
+        checked = {graph: read_plan(plan, graph, flavour, precision, command) for graph, plan in plans.items()}
         trt = load_flavour(flavour)
-        problem = gpu_problem()
-        if problem:
+        found = find_gpus()
+        here = Machine(str(trt.__version__), None if isinstance(found, NoGpu) else found[0], this_platform())
+        for graph, (record, _) in checked.items():
+            check_machine(record, plans[graph].path, here)
+        if isinstance(found, NoGpu):
             raise EngineError(
-                f"{flavour} cannot run here: {problem}.", "Take --engine onnxruntime, which runs on the CPU."
+                f"{flavour} cannot run here: {found.reason}.",
+                f"{found.remedy} Take --engine onnxruntime to run on the CPU.",
             )
         try:
             import pycuda.autoprimaryctx
@@ -80,26 +66,30 @@ class TensorRTEngine:
         self._cuda = cuda
         self._context = pycuda.autoprimaryctx.context
         self._lock = threading.Lock()
-        self._log = collector(trt)
-        self._runtime = trt.Runtime(self._log)
+        self._trt = trt
+        log = Log(trt)
+        self._runtime = trt.Runtime(log.logger)
+        if any(record.settings.version_compatible for record, _ in checked.values()):
+            self._runtime.engine_host_code_allowed = True  # such a plan brings the runtime of its own version
         self._plans: dict[str, _Loaded] = {}
-        for graph, blob in blobs.items():
+        for graph, (record, blob) in checked.items():
             engine = self._runtime.deserialize_cuda_engine(blob)
             context = None if engine is None else engine.create_execution_context()
             if context is None:
                 raise EngineError(
-                    f"{plans[graph].path}: {flavour} {trt.__version__} refuses this plan"
-                    + (f" (built with {built_with})" if built_with else "")
-                    + f": {self._log.last()}.",
-                    f"Build it again on this machine: trtlm build --engine {flavour} --precision {precision}.",
+                    f"{plans[graph].path}: {flavour} {trt.__version__} refuses this plan "
+                    f"(built with {record.version}): {log.last()}.",
+                    f"Build it again on this machine: {record.command}.",
                     code="plan_refused",
                 )
-            self._plans[graph] = _Loaded(trt, cuda, graph, engine, context, plans[graph].outputs)
+            outputs = [tensor.name for tensor in record.outputs]
+            self._plans[graph] = _Loaded(trt, cuda, graph, engine, context, outputs)
 
     def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
         loaded = self._plans[graph]
         array = np.ascontiguousarray(array, dtype=np.float32)
         with self._lock:
+            log = Log(self._trt)
             self._context.push()
             try:
                 step = loaded.largest
@@ -109,7 +99,7 @@ class TensorRTEngine:
                     f"{graph}: CUDA failed: {error}.", "Free GPU memory, or take --engine onnxruntime."
                 ) from None
             except EngineError as error:
-                raise EngineError(f"{error.message} {self._log.last()}", error.remedy, code=error.code) from None
+                raise EngineError(f"{error.message} {log.last()}.", error.remedy, code=error.code) from None
             finally:
                 self._context.pop()
         return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -166,20 +156,3 @@ class _Loaded:
             self.buffers[name] = (self.cuda.mem_alloc(max(1, size)), size)
         if not self.context.set_tensor_address(name, int(self.buffers[name][0])):
             raise EngineError(f"{self.graph}: TensorRT does not take the memory for {name}.", code="run_failed")
-
-
-def _verified(plan: Plan) -> bytes:
-    """A plan's bytes, once they are known to be the recorded ones."""
-    try:
-        blob = plan.path.read_bytes()
-    except OSError as error:
-        raise EngineError(
-            f"{plan.path}: cannot be read: {error.strerror}.", "Build it again with trtlm build."
-        ) from None
-    if hashlib.sha256(blob).hexdigest() != plan.sha256:
-        raise EngineError(
-            f"{plan.path}: is not the file its build.json describes (SHA-256 differs); it was not loaded.",
-            "Build it again with trtlm build.",
-            code="build_tampered",
-        )
-    return blob

@@ -1,70 +1,62 @@
-"""Building plans: from an ONNX graph to the file TensorRT runs, in either flavour.
+"""Building plans: from an ONNX graph to the file TensorRT runs and its record, in either flavour.
 
 Networks are strongly typed, so precision comes from the graph alone, and TF32 is off: an FP32 layer (the decoding
-above all) computes in FP32.
+above all) computes in FP32.  **Not verified, for want of a GPU:** building with TensorRT itself; it follows NVIDIA's
+documentation of TensorRT 11.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import os
-import secrets
+import hashlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from trt_landmarks.engines.flavours import RTX, TENSORRT, Log, load_flavour
 from trt_landmarks.engines.gpu import first_gpu, gpu_problem
+from trt_landmarks.engines.network_facts import network_facts, network_inputs, network_outputs
+from trt_landmarks.engines.plan_check import this_platform
+from trt_landmarks.engines.plan_record import PlanRecord, Shapes, record_path
+from trt_landmarks.engines.plan_settings import PORTABLE, PlanSettings
+from trt_landmarks.engines.timing_cache import TimingCache, timing_cache_path
 from trt_landmarks.errors import EngineError
+from trt_landmarks.files import write_bytes
 
-#: Flavour to its Python module and to what installs it.
-FLAVOURS = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
-#: What TensorRT for RTX builds for unless told otherwise.
-PORTABLE = "8.0, 8.6, 8.9, 12.0 and later (portable)"
 #: Seconds between two lines of progress.
 PROGRESS_SECONDS = 5.0
 
-#: Smallest, usual and largest shape of an input.
-Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+Say = Callable[[str], None]
 
 
-def load_flavour(name: str) -> ModuleType:
-    """The Python module of ``tensorrt`` or ``tensorrt-rtx``.
-
-    Raises:
-        EngineError: if it is not installed or cannot be loaded.
-    """
-    module, extra = FLAVOURS[name]
-    try:
-        loaded = importlib.import_module(module)
-        loaded.Builder, loaded.OnnxParser, loaded.__version__  # noqa: B018 - a stub package has none of these
-    except Exception as error:  # the packages raise OSError and RuntimeError for missing libraries
-        raise EngineError(
-            f"{name} cannot be used: the Python module {module} is not installed or does not load ({error}).",
-            f"Install it with: pip install 'trt-landmarks[{extra}]'.",
-        ) from None
-    return loaded
-
-
-def build_target(flavour: str, targets: Sequence[str] = ()) -> dict[str, str]:
+def build_target(flavour: str, settings: PlanSettings) -> dict[str, str]:
     """What a plan built now will run on: the GPU here, or for RTX the compute capabilities it is built for.
 
+    Returns:
+        ``compute_capability``, and for TensorRT itself ``gpu``, ``driver`` (CUDA version) and ``platform``.
+
     Raises:
-        EngineError: if TensorRT proper would have to build without a GPU, or is given targets.
+        EngineError: if TensorRT would have to build without a GPU, or a setting is none of the flavour's.
     """
-    if flavour == "tensorrt-rtx":
-        return {"compute_capability": ", ".join(targets) or PORTABLE}
-    if targets:
-        raise EngineError("tensorrt builds for the GPU of the machine it runs on; it takes no other target.")
+    settings.check(flavour)
+    if flavour == RTX:
+        return {"compute_capability": ", ".join(settings.compute_capabilities) or PORTABLE}
     gpu = first_gpu()
     if gpu is None:
         raise EngineError(
             f"tensorrt builds plans on the GPU that will run them, and {gpu_problem()}.",
             "Build on the GPU machine, or take --engine tensorrt-rtx, which builds without one.",
         )
-    return {"gpu": gpu.name, "compute_capability": gpu.compute_capability, "driver": gpu.driver}
+    return {
+        "compute_capability": gpu.compute_capability,
+        "gpu": gpu.name,
+        "driver": gpu.driver,
+        "platform": this_platform(),
+    }
 
 
 def build_plan(
@@ -73,93 +65,105 @@ def build_plan(
     flavour: str,
     profile: Mapping[str, Shapes],
     *,
-    workspace: int | None = None,
-    optimization_level: int | None = None,
-    targets: Sequence[str] = (),
-    timing_cache: Path | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Build the plan of one graph and write it as it is, whole or not at all.
+    graph: str,
+    precision: str,
+    command: str,
+    settings: PlanSettings = PlanSettings(),  # noqa: B008 - frozen
+    gate: Mapping[str, Any] | None = None,
+    say: Say = lambda text: None,
+) -> PlanRecord:
+    """Build the plan of one graph, and write it as it is with its record beside it: both whole, or neither.
 
     Args:
         onnx_path: the graph; its types are the precision.
         out_path: the plan file.
         flavour: ``tensorrt`` or ``tensorrt-rtx``.
         profile: for every input its smallest, usual and largest shape.
-        workspace: most scratch memory of the GPU, in bytes; None leaves TensorRT's default.
-        optimization_level: 0 to 5; None leaves TensorRT's default.
-        targets: compute capabilities to build for, e.g. ``"7.5"`` (TensorRT for RTX only; none: portable).
-        timing_cache: file of measured kernel times to read and to write (TensorRT proper).
+        graph: name of the graph in its model, for the record.
+        precision: ``fp32``, ``fp16`` or ``int8``, for the record.
+        command: the command that builds it again, for the record.
+        settings: how to build it.
+        gate: plain data on how far the graph is from FP32, for the record, as far as known
+            (:func:`~trt_landmarks.engines.plan_record.set_gate` puts it there later).
         say: receives progress.
 
     Returns:
-        Plain data: ``inputs`` and ``outputs`` (names in the graph's order), ``layers`` and ``seconds``.
+        The record.
 
     Raises:
-        EngineError: naming node and operator if the graph cannot be parsed, or why it cannot be built.
+        EngineError: naming node and operator if the graph cannot be parsed, or why it cannot be built or written.
+        KeyboardInterrupt: if interrupted; nothing is written then.
     """
     start = time.perf_counter()
     trt = load_flavour(flavour)
-    build_target(flavour, targets)
-    log = collector(trt)
-    builder = trt.Builder(log)
+    version = str(trt.__version__)
+    target = build_target(flavour, settings)
+    source = _read_source(onnx_path)
+    log = Log(trt)
+    monitor = _monitor(trt, graph, say)
+    with _interruptible(monitor):
+        builder = trt.Builder(log.logger)
+        network = _parse(trt, builder, log, onnx_path, source)
+        config = builder.create_builder_config()
+        config.clear_flag(trt.BuilderFlag.TF32)
+        settings.apply(trt, config)
+        _set_profile(builder, config, network, profile)
+        times = None
+        if flavour == TENSORRT:
+            path = timing_cache_path(flavour, version, target["gpu"], target["compute_capability"])
+            times = TimingCache(trt, config, path, log, say)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+    monitor.reraise()
+    if plan is None:
+        raise _build_error(onnx_path, f"{flavour} {version}", log, settings)
+    if times is not None:
+        times.merge()
+    record = PlanRecord(
+        graph=graph,
+        precision=precision,
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+        source_sha256=hashlib.sha256(source).hexdigest(),
+        flavour=flavour,
+        version=version,
+        target=target,
+        settings=settings,
+        profile=dict(profile),
+        inputs=network_inputs(network),
+        outputs=network_outputs(network),
+        network=network_facts(network),
+        gate=dict(gate or {}),
+        command=command,
+        seconds=round(time.perf_counter() - start, 1),
+    )
+    _write(out_path, plan, record)
+    return record
+
+
+def _read_source(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be read: {error.strerror}.", "Export the bundle again.") from None
+
+
+def _parse(trt: ModuleType, builder: Any, log: Log, path: Path, source: bytes) -> Any:
+    """The network of a graph: of the very bytes whose SHA-256 is recorded."""
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind since TensorRT 11
     network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx_path)):
+    parser = trt.OnnxParser(network, log.logger)
+    parsed = parser.parse(source)
+    if not parsed or not network.num_inputs or not network.num_outputs:  # it parses an empty file without complaint
+        reason = "it has no inputs or outputs" if parsed else _parse_errors(parser, log)
         raise EngineError(
-            f"{onnx_path.name}: {flavour} {trt.__version__} cannot parse this graph: {_parse_errors(parser, log)}.",
+            f"{path.name}: {trt.__name__} {trt.__version__} cannot parse this graph: {reason}.",
             "Export the bundle again; if it stays so, please report it with this message.",
             code="graph_refused",
         )
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    if optimization_level is not None:
-        config.builder_optimization_level = optimization_level
-    _set_targets(trt, config, targets)
-    _set_profile(builder, config, network, profile)
-    cache = _timing_cache(config, timing_cache)
-    monitor = _monitor(trt, onnx_path.stem, say)
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    monitor.reraise()
-    if plan is None:
-        raise EngineError(
-            f"{onnx_path.name}: {flavour} {trt.__version__} cannot build this graph: {log.last()}.", code="build_failed"
-        )
-    _write(out_path, plan)
-    if cache is not None and timing_cache is not None:
-        _write(timing_cache, cache.serialize())
-    return {
-        "inputs": [network.get_input(n).name for n in range(network.num_inputs)],
-        "outputs": [network.get_output(n).name for n in range(network.num_outputs)],
-        "layers": network.num_layers,
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    return network
 
 
-def collector(trt: ModuleType) -> Any:
-    """A TensorRT logger that keeps warnings and errors instead of printing them."""
-
-    class Collector(trt.ILogger):  # type: ignore[name-defined,misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if int(severity) <= int(trt.ILogger.Severity.ERROR):
-                self.errors.append(" ".join(message.split()))
-
-        def last(self) -> str:
-            """The last errors, for a message."""
-            return "; ".join(self.errors[-3:]).rstrip(".") or "it gives no reason"
-
-    return Collector()
-
-
-def _parse_errors(parser: Any, log: Any) -> str:
+def _parse_errors(parser: Any, log: Log) -> str:
     """Every parser error with its node."""
     texts = []
     for n in range(parser.num_errors):
@@ -167,21 +171,6 @@ def _parse_errors(parser: Any, log: Any) -> str:
         where = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
         texts.append(f"{where}{error.desc().strip().rstrip('.')}")
     return "; ".join(texts) or log.last()
-
-
-def _set_targets(trt: ModuleType, config: Any, targets: Sequence[str]) -> None:
-    if not targets:
-        return
-    config.num_compute_capabilities = len(targets)
-    for n, target in enumerate(targets):
-        capability = getattr(trt.ComputeCapability, f"SM{target.replace('.', '')}", None)
-        if capability is None:
-            known = [name[2:-1] + "." + name[-1] for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-            raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot build for compute capability {target}.",
-                f"It knows {', '.join(known)}.",
-            )
-        config.set_compute_capability(capability, n)
 
 
 def _set_profile(builder: Any, config: Any, network: Any, profile: Mapping[str, Shapes]) -> None:
@@ -197,15 +186,15 @@ def _set_profile(builder: Any, config: Any, network: Any, profile: Mapping[str, 
         raise EngineError(f"TensorRT refuses the shapes {dict(profile)}.", code="shape_refused")
 
 
-def _timing_cache(config: Any, path: Path | None) -> Any:
-    if path is None:
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+def _build_error(path: Path, builder: str, log: Log, settings: PlanSettings) -> EngineError:
+    remedy = ""
+    short = any("OutOfMemory" in text or "workspace" in text.lower() for text in log.errors)
+    if settings.workspace_bytes is not None and short:
+        remedy = f"Give it more workspace than {settings.workspace_bytes / 2**20:.0f} MiB."
+    return EngineError(f"{path.name}: {builder} cannot build this graph: {log.last()}.", remedy, code="build_failed")
 
 
-def _monitor(trt: ModuleType, name: str, say: Callable[[str], None]) -> Any:
+def _monitor(trt: ModuleType, name: str, say: Say) -> Any:
     """Reports a build's progress and ends it when interrupted.
 
     TensorRT calls it from native code, which no exception may cross: it is kept and raised afterwards.
@@ -230,29 +219,45 @@ def _monitor(trt: ModuleType, name: str, say: Callable[[str], None]) -> Any:
                     self.spoken = time.monotonic()
                     say(f"  {name}: {phase} {step + 1}/{self.steps.get(phase, step + 1)}")
             except BaseException as error:  # KeyboardInterrupt above all
-                self.error = error
+                self.stop(error)
             return self.error is None
 
+        def stop(self, error: BaseException) -> None:
+            """End the build at its next step, because of an error."""
+            self.error = error
+
         def reraise(self) -> None:
+            """Raise what ended the build, if anything did."""
             if self.error is not None:
                 raise self.error
 
     return Monitor()
 
 
-def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with _removed(temporary):
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-
-
 @contextlib.contextmanager
-def _removed(path: Path) -> Iterator[None]:
+def _interruptible(monitor: Any) -> Iterator[None]:
+    """Let Ctrl-C end a build at its next step.
+
+    TensorRT calls its logger and its monitor from native code, which no exception may cross: a KeyboardInterrupt
+    raised there would end the process without cleaning up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: monitor.stop(KeyboardInterrupt()))
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+
+
+def _write(path: Path, plan: Any, record: PlanRecord) -> None:
+    """Put plan and record in place, the plan last: a plan never appears without its record."""
+    record.write(path)
+    try:
+        write_bytes(path, plan, EngineError)
+    except BaseException:
+        for file in (path, record_path(path)):
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+        raise
