@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trt_landmarks.bundle import Bundle
-from trt_landmarks.engines.base import COARSE, INDEPENDENT
+from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Cancellable, RunCancelled
 from trt_landmarks.engines.onnxruntime import CPU, OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export.parity import random_inputs
@@ -29,6 +30,29 @@ def test_views_and_other_types_are_taken(tiny_bundle: Bundle) -> None:
     (expected,) = engine.run(COARSE, array)
     twisted = np.asfortranarray(array.astype(np.float64))
     assert np.array_equal(engine.run(COARSE, twisted)[0], expected)  # type: ignore[arg-type]
+
+
+def test_runs_under_way_are_cancelled_and_later_ones_are_not() -> None:
+    """The shipped model's largest graph takes a second or more: two runs at once are cancelled, then one is not."""
+    bundle = open_bundle("mouse-skull")
+    engine = OnnxRuntimeEngine({INDEPENDENT: bundle.graphs[INDEPENDENT]}, threads=1)
+    assert isinstance(engine, Cancellable)
+    array = random_inputs(bundle.task, 1)[INDEPENDENT]
+    ends: list[object] = []
+
+    def run() -> None:
+        try:
+            ends.append(engine.run(INDEPENDENT, array))
+        except RunCancelled as error:
+            ends.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        engine.cancel()
+    assert [type(end) for end in ends] == [RunCancelled] * 2
+    assert len(engine.run(INDEPENDENT, array)) == 2
 
 
 def test_a_provider_that_is_not_there_is_refused(tiny_bundle: Bundle) -> None:
