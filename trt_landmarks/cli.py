@@ -218,6 +218,17 @@ def evaluate(
     raise typer.Exit(1 if evaluation.failed or evaluation.missing else 0)
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    deep: Annotated[bool, typer.Option(help="Load the slow packages too; takes some seconds.")] = False,
+) -> None:
+    """Show what is installed, what conflicts and what works here. Exit code 2 if inference on the CPU does not."""
+    from trt_landmarks.doctor.command import doctor as run
+
+    raise typer.Exit(run(as_json, deep))
+
+
 def _some_scans(path: Path | None, count: int) -> list[Scan]:
     """The first ``count`` scans of a file or folder; none if no path was given."""
     if path is None:
