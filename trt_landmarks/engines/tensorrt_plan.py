@@ -197,7 +197,7 @@ def _build_error(path: Path, builder: str, log: Log, settings: PlanSettings) -> 
 def _monitor(trt: ModuleType, name: str, say: Say) -> Any:
     """Reports a build's progress and ends it when interrupted.
 
-    TensorRT calls it from native code, which no exception may cross: it is kept and raised afterwards.
+    TensorRT calls it from native code, where an exception would be lost: it is kept and raised afterwards.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
@@ -238,8 +238,8 @@ def _monitor(trt: ModuleType, name: str, say: Say) -> Any:
 def _interruptible(monitor: Any) -> Iterator[None]:
     """Let Ctrl-C end a build at its next step.
 
-    TensorRT calls its logger and its monitor from native code, which no exception may cross: a KeyboardInterrupt
-    raised there would end the process without cleaning up.
+    TensorRT calls its logger and its monitor all the time, and an exception that is raised within one of them is
+    printed and lost (TensorRT for RTX 1.7): a KeyboardInterrupt would often do nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
