@@ -83,13 +83,13 @@ def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small task's bundle with an FP16 build for ONNX Runtime; copy it before changing it."""
-    from trt_landmarks.builds import build
+    from trt_landmarks.builder import Request, build
     from trt_landmarks.bundle import open_bundle
 
     folder = tmp_path_factory.mktemp("built") / "bundle"
     shutil.copytree(tiny_bundle.root, folder)
     bundle = open_bundle(folder)
-    build(bundle, "onnxruntime", "fp16")
+    build(bundle, "onnxruntime", Request("fp16"))
     return bundle
 
 

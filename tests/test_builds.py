@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from trt_landmarks import builds
-from trt_landmarks.builds import RECORD, build, list_builds, resolve
+from trt_landmarks.builds import RECORD, find_build, list_builds, make_build, own_graphs
 from trt_landmarks.bundle import Bundle, file_sha256, open_bundle
-from trt_landmarks.calibration import halve
-from trt_landmarks.engines import tensorrt_plan
-from trt_landmarks.engines.plan_settings import PORTABLE
 from trt_landmarks.errors import EngineError
-from trt_landmarks.geometry import Geometry
-from trt_landmarks.scan import Scan
 
 FP16 = "onnxruntime-fp16"
 
@@ -38,116 +35,67 @@ def built(built_bundle: Bundle, tmp_path: Path) -> Bundle:
     return open_bundle(tmp_path / "bundle")
 
 
-def scan(id: str, seed: int) -> Scan:
-    voxels = np.random.default_rng(seed).integers(0, 255, (24, 22, 20), dtype=np.uint8)
-    return Scan(id, None, voxels, Geometry((20, 22, 24), (1, 1, 1), (0, 0, 0), np.eye(3)))
-
-
 def content(folder: Path) -> dict[str, str]:
     """Everything below a folder, by name."""
     return {str(p.relative_to(folder)): file_sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_fp32_on_onnxruntime_needs_no_build(bundle: Bundle) -> None:
-    said: list[str] = []
-    done = build(bundle, "onnxruntime", "fp32", (), said.append)
-    assert done.status == "nothing to build" and "nothing to build" in done.summary() + said[0]
-    assert done.files == bundle.graphs
-    done.verify()
+def make(bundle: Bundle, recipe: dict[str, Any], text: str = "made") -> Any:
+    """A build of one file per graph."""
+
+    def write(folder: Path) -> dict[str, Any]:
+        for graph in bundle.graphs:
+            (folder / graph).write_text(text)
+        return {"graphs": {graph: graph for graph in bundle.graphs}, "gate": None}
+
+    return make_build(bundle, "onnxruntime", "fp16", recipe, "make it so", write)
+
+
+def test_own_graphs_are_a_build_that_needs_no_making(bundle: Bundle) -> None:
+    own = own_graphs(bundle)
+    assert own.files == bundle.graphs and "nothing to build" in own.summary()
+    own.verify()
+    assert own.digests == {graph: file_sha256(path) for graph, path in bundle.graphs.items()}
     assert not bundle.builds_folder.exists()
 
 
-def test_a_build_is_recorded_found_and_made_once(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_is_recorded_and_found(built: Bundle) -> None:
     (found,) = list_builds(built, pytest.fail)
     assert (found.engine, found.precision, found.status) == ("onnxruntime", "fp16", "found")
     found.verify()
-    record = found.record
-    assert record["model"]["sha256"] == built.sha256
-    assert record["comparison"]["on"] == "smooth random inputs"
-    assert record["command"] == "trtlm build BUNDLE --engine onnxruntime --precision fp16"
-    assert {"onnx", "onnxruntime", "nvidia-modelopt", "trt_landmarks"} <= set(record["versions"])
-    assert set(record["files"]) | {RECORD} == set(content(found.folder))
-    for figures in record["comparison"]["graphs"].values():
-        assert figures["mean_voxel"] < 0.1 and figures["batches"] == [1, 2]
-    assert str(built.root) not in json.dumps(record)
-    monkeypatch.setattr(builds, "_make", lambda *a: pytest.fail("built again"))
-    said: list[str] = []
-    again = build(built, "onnxruntime", "fp16", (), said.append)
-    assert again.status == "cached" and again.record == record
-    assert "cached" in said[-1] and "cached" in again.summary()
+    assert find_build(built, "onnxruntime", "fp16") == found
+    assert find_build(built, "onnxruntime", "int8") is None
+    assert found.record["model"]["sha256"] == built.sha256
+    assert set(found.record["files"]) | {RECORD} == set(content(found.folder))
+    assert str(built.root) not in json.dumps(found.record)  # a build may be moved with its bundle
 
 
-def test_another_setting_another_input_or_a_damaged_file_is_built_again(
-    built: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[str] = []
-
-    def make(*arguments: object) -> dict[str, object]:
-        made.append("x")
-        folder = arguments[4]
-        assert isinstance(folder, Path)
-        (folder / "made").write_text(str(len(made)))
-        return {"graphs": {}}
-
-    monkeypatch.setattr(builds, "_make", make)
-    folder = built.builds_folder / FP16
-    (folder / "graphs" / "coarse.onnx").write_bytes(b"spoiled")
-    assert build(built, "onnxruntime", "fp16").status == "built"
-    assert build(built, "onnxruntime", "fp16").status == "cached"
-    one, other = scan("a", 1), scan("a", 2)
-    assert build(built, "onnxruntime", "fp16", [one]).status == "built"
-    assert build(built, "onnxruntime", "fp16", [one]).status == "cached"
-    assert build(built, "onnxruntime", "fp16", [other]).status == "built"
-    monkeypatch.setattr(builds, "_version", lambda package: "9.9")
-    assert build(built, "onnxruntime", "fp16", [other]).status == "built"
-    assert len(made) == 4 and (folder / "made").read_text() == "4"
-    assert [path.name for path in built.builds_folder.iterdir()] == [FP16]
-
-
-def test_real_scans_are_used_and_named(bundle: Bundle) -> None:
-    said: list[str] = []
-    done = build(bundle, "onnxruntime", "fp16", [scan("a", 1), scan("b", 2)], said.append)
-    assert done.record["comparison"]["on"] == ["a", "b"] == done.record["inputs"]["scans"]
-    assert done.record["fp16"]["coarse"]["calibration_inputs"] == 2
-    assert done.record["command"].endswith("--scans SCANS")
-    assert not any("random" in line for line in said)
-
-
-def test_without_scans_it_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(halve, "CONFIDENCE", -1.0)
-    with pytest.raises(EngineError):
-        build(bundle, "onnxruntime", "fp16", (), said.append)
-    assert any("no scans given" in line and "random inputs" in line for line in said)
-
-
-def test_too_large_a_difference_refuses_the_build(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halve, "MEAN_VOXEL", -1.0)
-    said: list[str] = []
-    with pytest.raises(EngineError, match=r"differs too much from FP32: coarse mean voxel .* \(allowed -1 voxel\)"):
-        build(bundle, "onnxruntime", "fp16", [scan("a", 1)], said.append)
-    table = [line for line in said if line.split()[0] in ("graph", *bundle.graphs)]
-    assert len(table) == 1 + len(bundle.graphs)
-    assert not list(bundle.builds_folder.iterdir())
+def test_the_same_recipe_is_made_once_and_any_other_anew(bundle: Bundle) -> None:
+    first = make(bundle, {"a": 1, "b": [2]}, "first")
+    again = make(bundle, {"b": [2], "a": 1}, "again")
+    assert (first.status, again.status, again.record) == ("built", "cached", first.record)
+    other = make(bundle, {"a": 1, "b": [3]}, "other")
+    assert other.status == "built" and (other.folder / "coarse").read_text() == "other"
+    (other.folder / "coarse").write_text("spoiled")
+    assert make(bundle, {"a": 1, "b": [3]}, "mended").status == "built"
+    assert make(bundle, {"a": 1, "b": [3]}).status == "cached"
+    os.utime(other.folder / "coarse", (0, 0))  # time decides nothing
+    assert make(bundle, {"a": 1, "b": [3]}).status == "cached"
+    assert [path.name for path in bundle.builds_folder.iterdir()] == [FP16]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, EngineError("broken graph"), OSError(28, "No space left")])
-def test_a_failure_leaves_older_builds_and_no_half_ones(
-    built: Bundle, monkeypatch: pytest.MonkeyPatch, failure: BaseException
-) -> None:
+def test_a_failure_leaves_older_builds_and_no_half_ones(built: Bundle, failure: BaseException) -> None:
     before = content(built.root)
 
-    def fail(*arguments: object) -> None:
-        folder = arguments[4]
-        assert isinstance(folder, Path)
+    def fail(folder: Path) -> dict[str, Any]:
         (folder / "graphs").mkdir()
         (folder / "graphs" / "half").write_text("half")
         raise failure
 
-    monkeypatch.setattr(builds, "_make", fail)
     expected = EngineError if isinstance(failure, (EngineError, OSError)) else KeyboardInterrupt
     with pytest.raises(expected):
-        build(built, "onnxruntime", "fp16", [scan("new", 3)])
+        make_build(built, "onnxruntime", "fp16", {"new": 1}, "", fail)
     assert content(built.root) == before
     assert [path.name for path in built.builds_folder.iterdir()] == [FP16]
 
@@ -155,41 +103,46 @@ def test_a_failure_leaves_older_builds_and_no_half_ones(
 def test_a_folder_that_cannot_be_written(bundle: Bundle) -> None:
     bundle.builds_folder.write_text("in the way")
     with pytest.raises(EngineError, match=r"cannot be written: .*Copy the bundle to a folder that you may write to"):
-        build(bundle, "onnxruntime", "fp16")
+        make(bundle, {})
 
 
-@pytest.mark.parametrize(
-    ("engine", "precision", "says"),
-    [
-        ("onnxruntime", "int8", "INT8 is not part of this version"),
-        ("onnxruntime", "fp8", "Take fp32 or fp16"),
-        ("openvino", "fp16", "Engines: auto, onnxruntime, tensorrt, tensorrt-rtx"),
-    ],
-)
-def test_what_there_is_not(bundle: Bundle, engine: str, precision: str, says: str) -> None:
-    with pytest.raises(EngineError, match=says):
-        build(bundle, engine, precision)
+def test_a_file_system_without_room_for_it(bundle: Bundle) -> None:
+    """The system itself refuses to write more than a limit, as a full disk does."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from trt_landmarks.builds import make_build
+from trt_landmarks.bundle import open_bundle
+from trt_landmarks.errors import EngineError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+def write(folder):
+    (folder / "large").write_bytes(bytes(20_000))
+    return {{"graphs": {{}}, "gate": None}}
+try:
+    make_build(open_bundle({str(bundle.root)!r}), "onnxruntime", "fp16", {{}}, "", write)
+except EngineError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot be written: File too large. Copy the bundle to a folder that" in done.stdout
+    assert not list(bundle.builds_folder.iterdir())
 
 
-def test_auto_takes_the_tensorrt_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Module:
-        __version__ = "1.2"
-
-    for installed, expected in (
-        (("tensorrt", "tensorrt-rtx"), "tensorrt"),
-        (("tensorrt-rtx",), "tensorrt-rtx"),
-        ((), "onnxruntime"),
-    ):
-
-        def load(name: str, installed: tuple[str, ...] = installed) -> object:
-            if name not in installed:
-                raise EngineError("not installed")
-            return Module()
-
-        monkeypatch.setattr(builds, "load_flavour", load)
-        said: list[str] = []
-        assert resolve("auto", said.append) == expected
-        assert said[0].startswith(f"engine: {expected}")
+def test_a_killed_build_leaves_nothing_that_is_taken_for_one(built: Bundle) -> None:
+    before = content(built.builds_folder / FP16)
+    code = f"""
+import os
+from trt_landmarks.builds import make_build
+from trt_landmarks.bundle import open_bundle
+def write(folder):
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), 9)
+make_build(open_bundle({str(built.root)!r}), "onnxruntime", "fp16", {{}}, "", write)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert [found.folder.name for found in list_builds(built, pytest.fail)] == [FP16]
+    assert content(built.builds_folder / FP16) == before
 
 
 def test_damaged_and_foreign_builds_are_left_out_with_a_warning(built: Bundle) -> None:
@@ -210,6 +163,8 @@ def test_damaged_and_foreign_builds_are_left_out_with_a_warning(built: Bundle) -
         ({"graphs": {}}, "is damaged"),
         ({"files": {**record["files"], "gone": "0"}}, "gone is missing"),
         ({"files": []}, "is damaged"),
+        ({"gate": "good"}, "is damaged"),
+        ({"command": None}, "is damaged"),
     ):
         (good / RECORD).write_text(json.dumps({**record, **changed}))
         warnings.clear()
@@ -217,33 +172,18 @@ def test_damaged_and_foreign_builds_are_left_out_with_a_warning(built: Bundle) -
         assert any(says in text for text in warnings), (changed, warnings)
 
 
-def test_plans_are_built_for_real(bundle: Bundle) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    done = build(bundle, "tensorrt-rtx", "fp16")
-    assert done.record["flavour"]["name"] == "tensorrt-rtx"
-    assert done.record["target"] == {"compute_capability": PORTABLE}
-    assert all(path.suffix == ".plan" and path.stat().st_size > 1000 for path in done.files.values())
-    assert set(done.record["plans"]) == set(bundle.graphs)
-    assert (done.folder / "graphs" / "coarse.onnx").is_file()  # what the plan was built from
-    assert build(bundle, "tensorrt-rtx", "fp16").status == "cached"
-    assert {found.folder.name for found in list_builds(bundle, pytest.fail)} == {"tensorrt-rtx-fp16"}
-
-
-def test_a_graph_that_fails_spoils_nothing(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    before = content(built.root)
-    monkeypatch.setattr(builds, "PROFILE", (3, 2, 1))  # smallest above largest
-    with pytest.raises(EngineError, match="TensorRT refuses the shapes"):
-        build(built, "tensorrt-rtx", "fp32")
-    assert content(built.root) == before
-
-
-def test_tensorrt_proper_needs_the_gpu_it_builds_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Module:
-        __version__ = "11.4"
-
-    monkeypatch.setattr(builds, "load_flavour", lambda name: Module())
-    monkeypatch.setattr(tensorrt_plan, "first_gpu", lambda: None)
-    with pytest.raises(EngineError, match=r"builds plans on the GPU that will run them.*take --engine tensorrt-rtx"):
-        build(bundle, "tensorrt", "fp32")
-    assert not bundle.builds_folder.exists()
+@pytest.mark.parametrize("name", ["graphs/coarse.onnx", RECORD])
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_cut_or_flipped_file_is_found_out(built: Bundle, name: str, how: str) -> None:
+    path = built.builds_folder / FP16 / name
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(
+        whole[:middle] if how == "cut" else whole[:middle] + bytes([whole[middle] ^ 16]) + whole[middle + 1 :]
+    )
+    if name == RECORD:
+        found = list_builds(built)
+        assert not found or found[0].record != json.loads(whole)  # a record is not hashed: its figures may be edited
+    else:
+        with pytest.raises(EngineError, match="SHA-256 differs"):
+            list_builds(built, pytest.fail)[0].verify()

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trt_landmarks import __version__
-from trt_landmarks.errors import TrtlmError
+from trt_landmarks.errors import PipelineError, TrtlmError
 
 if TYPE_CHECKING:
+    from trt_landmarks.builds import Build
     from trt_landmarks.scan import Scan
 
 app = typer.Typer(
@@ -34,7 +35,19 @@ Model = Annotated[
     str | None,
     typer.Option(help="Shipped model's name or bundle folder. [default: the setting TRTLM_MODEL, else mouse-skull]"),
 ]
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Bundle folder or shipped model. [default: TRTLM_MODEL, else mouse-skull]")
+]
 Engine = Annotated[str, typer.Option(help="onnxruntime, tensorrt, tensorrt-rtx or auto.")]
+Landmarks = Annotated[
+    Path | None, typer.Option(help="Annotations, to measure the error. [default: landmarks/ in or beside the scans]")
+]
+Count = Annotated[int | None, typer.Option("--n", min=1, help="Scans to calibrate on. [default: 16; 4 for fp16]")]
+HeldOut = Annotated[int, typer.Option(min=1, help="Other scans to measure on, at most.")]
+Method = Annotated[str, typer.Option(help="INT8 ranges: entropy or max.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Layer to leave out of INT8: <graph>:<node>. Repeatable.")]
+Sensitivity = Annotated[bool, typer.Option(help="Rank INT8 layers by what they cost; leave out the worst if needed.")]
+Accept = Annotated[bool, typer.Option(help="Build even if the deviation from FP32 is too large.")]
 
 
 def main() -> None:
@@ -114,23 +127,80 @@ def export(
 
 @app.command()
 def build(
-    model: Annotated[
-        str | None, typer.Argument(help="Bundle folder or shipped model. [default: TRTLM_MODEL, else mouse-skull]")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp16",
+    model: ModelArgument = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp16",
     engine: Engine = "auto",
-    scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) to calibrate and compare on.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 4,
+    calib: Annotated[Path | None, typer.Option(help="Real scans, to calibrate on and to measure on.")] = None,
+    landmarks: Landmarks = None,
+    n: Count = None,
+    held_out: HeldOut = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of scans.")] = 0,
+    method: Method = "entropy",
+    exclude: Exclude = None,
+    sensitivity: Sensitivity = False,
+    accept_deviation: Accept = False,
+    workspace: Annotated[int, typer.Option(min=1, help="TensorRT: most scratch memory, MiB.")] = 2048,
+    optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT: 0 to 5.")] = None,
+    version_compatible: Annotated[bool, typer.Option(help="TensorRT: runs with later versions too.")] = False,
+    hardware_compatibility: Annotated[
+        str, typer.Option(help="TensorRT: none, same_compute_capability or ampere_plus.")
+    ] = "none",
+    target: Annotated[
+        list[str] | None, typer.Option(help="TensorRT for RTX: compute capability, such as 8.9. [default: portable]")
+    ] = None,
 ) -> None:
-    """Build engines for a model, at a precision."""
-    from trt_landmarks.builds import build as build_engine
-    from trt_landmarks.bundle import open_bundle
+    """Build engines for a model, at a precision: calibrated on real scans, and measured on others against FP32."""
+    from trt_landmarks.engines.plan_settings import PlanSettings
 
-    bundle = open_bundle(model)
-    typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
-    with _extra("calibrate"):  # the build itself imports what its precision needs
-        done = build_engine(bundle, engine, precision, _some_scans(scans, count), typer.echo)
+    plans = PlanSettings(
+        workspace << 20, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
+    )
+    done = _build(
+        model, engine, calib, landmarks, n, held_out, seed, precision=precision, method=method,
+        exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation, plans=plans,
+    )  # fmt: skip
     typer.echo(done.summary())
+
+
+@app.command()
+def calibrate(
+    model: ModelArgument = None,
+    data: Annotated[
+        Path, typer.Option(help="Scans, or a data set with images/ and landmarks/.", show_default=False)
+    ] = ...,  # type: ignore[assignment]
+    precision: Annotated[str, typer.Option(help="int8 or fp16.")] = "int8",
+    landmarks: Landmarks = None,
+    n: Count = None,
+    held_out: HeldOut = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of scans.")] = 0,
+    method: Method = "entropy",
+    exclude: Exclude = None,
+    sensitivity: Sensitivity = False,
+    accept_deviation: Accept = False,
+) -> None:
+    """Bring a model's graphs to lower precision on real scans, measure them on others, and report."""
+    from trt_landmarks.builds import REPORT
+
+    done = _build(
+        model, "onnxruntime", data, landmarks, n, held_out, seed, precision=precision, method=method,
+        exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation,
+    )  # fmt: skip
+    typer.echo(done.summary())
+    typer.echo(f"report: {done.folder / REPORT}")
+
+
+@app.command()
+def inspect(
+    model: ModelArgument = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Plain data instead of text.")] = False,
+) -> None:
+    """Show what is in a model: graphs, sizes, parity, builds, their accuracy, and where they run."""
+    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.inspection import inspect_bundle, render
+
+    found = inspect_bundle(open_bundle(model, verify=False))
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else render(found))
+    raise typer.Exit(0 if found["whole"] else 1)
 
 
 @app.command()
@@ -139,7 +209,7 @@ def infer(
     out: Annotated[Path, typer.Option(help="Results file (JSON).")],
     model: Model = None,
     engine: Engine = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32 or fp16. [default: the best here]")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8. [default: the best here]")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Scans that go through the nets together.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
     preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
@@ -176,8 +246,9 @@ def infer(
         try:
             run(files, [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)], predictions, out=out,
                 batch=batch, progress=progress)  # fmt: skip
-        except KeyboardInterrupt:
-            typer.echo(f"trtlm: interrupted; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)
+        except (KeyboardInterrupt, PipelineError) as end:
+            why = "interrupted" if isinstance(end, KeyboardInterrupt) else str(end).rstrip(".")
+            typer.echo(f"trtlm: {why}; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)
             raise typer.Exit(1 if predictions.cases else 2) from None
     failed = sum(case.status == "failed" for case in predictions.cases)
     if not quiet:
@@ -236,6 +307,31 @@ def _some_scans(path: Path | None, count: int) -> list[Scan]:
     from trt_landmarks.scan import find_scans, read_scan
 
     return [read_scan(file.path) for file in find_scans([path])[:count]]
+
+
+def _build(
+    model: str | None, engine: str, data: Path | None, landmarks: Path | None, n: int | None, held_out: int, seed: int,
+    **request: Any,
+) -> Build:  # fmt: skip
+    """Make a build; the scans are chosen from a folder, those that the model's training did not see for measuring."""
+    from trt_landmarks.builder import Request
+    from trt_landmarks.builder import build as make
+    from trt_landmarks.bundle import open_bundle
+
+    bundle = open_bundle(model)
+    typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
+    with _extra("calibrate"):  # the build itself imports what its precision needs
+        scans = None
+        if data is not None and request["precision"] != "fp32":
+            from trt_landmarks.calibration.scans import choose_scans
+
+            count = n or (4 if request["precision"] == "fp16" else 16)
+            unseen = bundle.manifest.get("training", {}).get("split", {}).get("val", [])
+            scans = choose_scans(data, count, held_out, seed=seed, validation=unseen, landmarks=landmarks)
+            annotated = f", {len(scans.annotations)} of them annotated" if scans.annotations else ", none annotated"
+            measured = f"{len(scans.held_out)} others to measure on"
+            typer.echo(f"scans: {len(scans.calibration)} to calibrate on, {measured}{annotated}")
+        return make(bundle, engine, Request(scans=scans, **request), typer.echo)
 
 
 def _read_json(path: Path) -> Any:

@@ -144,6 +144,20 @@ class Correlated(Section):
         return self
 
 
+class Batches(Section):
+    """Numbers of scans that engines are made for: smallest, usual and largest; larger batches run in parts."""
+
+    coarse: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 8)
+    fine: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 8)
+
+    @field_validator("coarse", "fine")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not value[0] <= value[1] <= value[2]:
+            raise ValueError("smallest, usual and largest must be in this order")
+        return value
+
+
 class Task(Section):
     """A complete localization task."""
 
@@ -159,6 +173,7 @@ class Task(Section):
     correlated: Correlated = Correlated()
     sdr_radii_mm: tuple[Positive, ...] = Field(min_length=1)
     low_confidence_below: Annotated[float, Field(ge=0, le=1)] = 0.2
+    batches: Batches = Batches()
 
     @field_validator("landmarks", mode="before")
     @classmethod

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trt_landmarks.builds import build
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.builder import Request, build
+from trt_landmarks.builds import RECORD
+from trt_landmarks.bundle import Bundle, file_sha256, open_bundle
 from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.engines.plan_record import PlanRecord, record_path
 from trt_landmarks.engines.select import open_engine
 from trt_landmarks.errors import EngineError
 
@@ -28,7 +32,7 @@ def spoilable(built_bundle: Bundle, tmp_path: Path) -> Bundle:
 def test_without_builds_it_is_onnxruntime_in_fp32(tiny_bundle: Bundle) -> None:
     engine, note = open_engine(tiny_bundle, threads=1)
     assert (engine.name, engine.precision) == ("onnxruntime", "fp32")
-    assert "no TensorRT build" in note and "FP16 would not be faster on the CPU" in note
+    assert "no TensorRT build" in note and "lower precision would not be faster on the CPU" in note
 
 
 def test_fp16_on_the_cpu_only_when_asked(built_bundle: Bundle) -> None:
@@ -37,7 +41,7 @@ def test_fp16_on_the_cpu_only_when_asked(built_bundle: Bundle) -> None:
     for engine in ("auto", "onnxruntime"):
         opened, note = open_engine(built_bundle, engine, "fp16")
         assert (opened.name, opened.precision) == ("onnxruntime", "fp16")
-        assert "not faster" in note
+        assert "emulated on the CPU, for checking" in note
     assert open_engine(built_bundle, "auto", "fp32")[0].precision == "fp32"
 
 
@@ -49,7 +53,8 @@ def test_fp16_on_the_cpu_only_when_asked(built_bundle: Bundle) -> None:
         ("onnxruntime", "fp16", "trtlm build --precision fp16 --engine onnxruntime."),
         ("auto", "fp16", "trtlm build --precision fp16 --engine onnxruntime."),
         ("openvino", None, "Engines: auto, onnxruntime, tensorrt, tensorrt-rtx."),
-        ("auto", "int8", "Precisions: fp32, fp16."),
+        ("auto", "int8", "trtlm build --precision int8 --engine onnxruntime --calib SCANS."),
+        ("auto", "fp8", "Precisions: fp32, fp16, int8."),
     ],
 )
 def test_what_cannot_be_had_says_what_to_do(tiny_bundle: Bundle, engine: str, precision: str | None, says: str) -> None:
@@ -79,7 +84,7 @@ def test_a_damaged_record_is_mentioned(spoilable: Bundle) -> None:
 @without_gpu
 def test_a_plan_without_a_gpu(spoilable: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    build(spoilable, "tensorrt-rtx", "fp32")
+    build(spoilable, "tensorrt-rtx", Request("fp32"))
     engine, note = open_engine(spoilable)
     assert engine.name == "onnxruntime" and "tensorrt-rtx cannot run here" in note
     with pytest.raises(EngineError, match=r"tensorrt-rtx cannot run here: .* Take --engine onnxruntime"):
@@ -92,6 +97,31 @@ def test_a_plan_without_a_gpu(spoilable: Bundle) -> None:
         open_engine(spoilable, "tensorrt-rtx")
     _, note = open_engine(spoilable)
     assert "SHA-256 differs" in note
+
+
+@without_gpu
+def test_a_plan_of_another_graph_is_not_opened(spoilable: Bundle) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    done = build(spoilable, "tensorrt-rtx", Request("fp32"))
+    plan = done.files["coarse"]
+    record = PlanRecord.read(plan)
+    content = record_path(plan).read_bytes()
+    record_path(plan).write_bytes(content.replace(b"coarse", b"coarsf"))
+    with pytest.raises(EngineError, match=r"coarse\.plan\.json: is not the file .* trtlm build BUNDLE") as error:
+        open_engine(spoilable, "tensorrt-rtx")
+    assert error.value.remedy == f"Build it again: {record.command}."
+
+    replace(record, source_sha256="ab" * 32).write(plan)  # with all SHA-256 put right
+    path = done.folder / RECORD
+    files = {**done.record["files"], "engines/coarse.plan.json": file_sha256(record_path(plan))}
+    path.write_text(json.dumps({**done.record, "files": files}))
+    with pytest.raises(EngineError, match=r"SHA-256 of the ONNX graph recorded abababababab, expected") as error:
+        open_engine(spoilable, "tensorrt-rtx")
+    assert error.value.remedy == f"Build it again: {record.command}."
+    assert "SHA-256 of the ONNX graph" in open_engine(spoilable)[1]
+
+    path.write_text(json.dumps({**done.record, "recipe": {}}))
+    assert "build.json: is damaged" in open_engine(spoilable)[1]
 
 
 def test_choosing_imports_no_heavy_package(tiny_bundle: Bundle) -> None:

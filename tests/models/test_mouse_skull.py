@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trt_landmarks.builder import Request, build
+from trt_landmarks.builds import PRECISIONS, Build, find_build
 from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.calibration.scans import choose_scans
 from trt_landmarks.dataset import load_dataset, split_from_file
+from trt_landmarks.engines.flavours import RTX
+from trt_landmarks.engines.plan_record import PlanRecord
 from trt_landmarks.engines.select import open_engine
 from trt_landmarks.geometry import Floats, Geometry
 from trt_landmarks.localizer import Localization, Localizer
@@ -113,3 +119,43 @@ except SystemExit as end:
     code_, gigabytes = json.loads(done.stdout.splitlines()[-1])
     assert code_ == 0
     assert gigabytes < 2
+
+
+@pytest.fixture(scope="module")
+def plans(bundle: Bundle, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Build]]:
+    """Plans at every precision, calibrated on two training heads and measured on two of validation."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    folder = data_root / "mouse-skull-ct"
+    split = split_from_file(folder / "split.json", load_dataset(folder / "posed", bundle.task).ids)
+    scans = choose_scans(folder / "posed", 2, 2, validation=split.validation)
+    assert {file.id for file in scans.held_out} <= set(split.validation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRTLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield {precision: build(bundle, RTX, Request(precision, scans)) for precision in PRECISIONS}
+
+
+def test_every_graph_becomes_a_plan_of_its_precision(bundle: Bundle, plans: dict[str, Build]) -> None:
+    for graph in bundle.graphs:
+        facts = {}
+        for precision, done in plans.items():
+            record = PlanRecord.read(done.files[graph])
+            assert record.precision == precision and done.files[graph].stat().st_size > 1e6
+            facts[precision] = record.network
+        # The FP32 graphs have FP16 constants, their weights: what computes in FP16 comes on top of these.
+        half = {precision: network.by_output_dtype.get("float16", 0) for precision, network in facts.items()}
+        assert half["fp16"] > half["fp32"] and half["int8"] > half["fp32"]
+        assert facts["fp32"].int8_convolutions == facts["fp16"].int8_convolutions == 0
+        assert facts["int8"].int8_convolutions >= 10  # all three-dimensional ones but heads
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precision_keeps_the_millimetres(bundle: Bundle, plans: dict[str, Build], precision: str) -> None:
+    gate = plans[precision].record["gate"]
+    assert gate["passed"] and gate["mre_percent"] <= 2
+    if precision == "fp16":
+        assert gate["p99_voxel"] <= 0.05 and gate["max_voxel"] <= 0.25
+        return
+    assert gate["mean_voxel"] <= 0.1
+    graphs = find_build(bundle, "onnxruntime", "int8")
+    assert graphs is not None
+    assert all(figures["conv_flops_int8"] >= 0.8 for figures in graphs.record["lowering"].values())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.engines.base import Arrays, RunCancelled
+from trt_landmarks.engines.emulation import emulated
 from trt_landmarks.errors import BundleError, EngineError
 
 CPU = "CPUExecutionProvider"
@@ -18,9 +19,11 @@ CPU = "CPUExecutionProvider"
 class OnnxRuntimeEngine:
     """Runs ONNX graphs with ONNX Runtime.
 
+    On the CPU, graphs of lower precision are emulated (:mod:`trt_landmarks.engines.emulation`).
+
     Args:
         graphs: graph name to ONNX file.
-        precision: what the graphs compute in, for the record.
+        precision: ``fp32``, ``fp16`` or ``int8``: what the graphs compute in.
         threads: threads within an operator; None lets ONNX Runtime take all cores.
         provider: the execution provider that must run them.
 
@@ -52,9 +55,13 @@ class OnnxRuntimeEngine:
         self._run_options = ort.RunOptions
         self._running: set[Any] = set()
         self._sessions = {}
+        emulation = precision != "fp32" and provider == CPU
+        if emulation:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         for graph, path in graphs.items():
+            content = emulated(path) if emulation else str(path)
             try:
-                session = ort.InferenceSession(str(path), options, providers=[provider])
+                session = ort.InferenceSession(content, options, providers=[provider])
             except Exception as error:  # ONNX Runtime's exceptions have no common public base
                 reason = str(error).splitlines()[0]
                 raise BundleError(f"{path}: ONNX Runtime cannot load this graph: {reason}.") from None

@@ -22,8 +22,8 @@ def open_engine(
         bundle: the model.
         engine: ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, or ``auto``: a build for a GPU that loads here,
             else ONNX Runtime.
-        precision: ``fp32`` or ``fp16``; None takes the best build for a GPU, and FP32 on the CPU, where FP16 is
-            not faster.
+        precision: ``fp32``, ``fp16`` or ``int8``; None takes the best build for a GPU, and FP32 on the CPU, where lower
+            precision is not faster.
         threads: threads of ONNX Runtime; None takes all cores.
 
     Returns:
@@ -69,7 +69,7 @@ def _open_tensorrt(
     build.verify()
     shapes = input_shapes(bundle.task)
     plans = {
-        graph: Plan(path, _source_sha256(bundle, build, graph), (1, *shapes[graph]))
+        graph: Plan(path, build.record["recipe"]["sources"][graph], (1, *shapes[graph]))
         for graph, path in build.files.items()
     }
     opened = TensorRTEngine(plans, name, build.precision, build.record["command"])
@@ -77,33 +77,28 @@ def _open_tensorrt(
     return opened, f"{name} {build.precision} on {gpu.name if gpu else 'GPU'}, the build that was made for it"
 
 
-def _source_sha256(bundle: Bundle, build: Build, graph: str) -> str:
-    """SHA-256 of the ONNX graph that a plan must have been built from: the build's own graph, or the bundle's."""
-    own = build.record["files"].get(f"graphs/{graph}.onnx")
-    return str(own or bundle.manifest["files"][bundle.manifest["graphs"][graph]])
-
-
 def _open_onnxruntime(
     bundle: Bundle, builds: list[Build], precision: str | None, threads: int | None, reasons: list[str]
 ) -> tuple[Engine, str]:
     because = f" ({' '.join(reasons)})" if reasons else ""
-    if precision != "fp16":
+    if precision in (None, "fp32"):
         bundle.verify(list(bundle.manifest["graphs"].values()))
         opened = OnnxRuntimeEngine(bundle.graphs, "fp32", threads)
-        why = "" if precision else "; FP16 would not be faster on the CPU"
+        why = "" if precision else "; lower precision would not be faster on the CPU"
         return opened, f"onnxruntime fp32 on the CPU{why}{because}"
     for build in builds:
-        if (build.engine, build.precision) == ("onnxruntime", "fp16"):
+        if (build.engine, build.precision) == ("onnxruntime", precision):
             build.verify()
-            opened = OnnxRuntimeEngine(build.files, "fp16", threads)
-            return opened, f"onnxruntime fp16 on the CPU, where it is not faster than FP32{because}"
-    raise _no_build("onnxruntime", "fp16", reasons)
+            opened = OnnxRuntimeEngine(build.files, build.precision, threads)
+            return opened, f"onnxruntime {precision} emulated on the CPU, for checking: it is slower than FP32{because}"
+    raise _no_build("onnxruntime", precision, reasons)
 
 
 def _no_build(name: str, precision: str | None, reasons: list[str]) -> EngineError:
     return EngineError(
         f"This model has no {name} build{f' at {precision}' if precision else ''}."
         + (f" {' '.join(reasons)}" if reasons else ""),
-        f"Make it with: trtlm build --precision {precision or 'fp16'} --engine {name}.",
+        f"Make it with: trtlm build --precision {precision or 'fp16'} --engine {name}"
+        + (" --calib SCANS." if precision == "int8" else "."),
         code="build_missing",
     )
