@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 
 from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_task
 from trt_landmarks import inference, pipeline
+from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError, PredictionsError
 from trt_landmarks.geometry import Geometry
@@ -206,6 +211,43 @@ def test_an_interruption_ends_what_is_computed_and_keeps_what_was(
     cases = read_predictions(tmp_path / "results.json").cases
     assert [case.id for case in cases] == list("caebd")
     assert [case.id for case in cases if case.status == "failed"] == list("ce")
+
+
+def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
+    """The command in a process of its own, after some code."""
+    run = f"import sys; sys.argv = {['trtlm', *map(str, arguments)]!r}\nfrom trt_landmarks import cli; cli.main()"
+    code = f"{before}\n{run}"
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def test_control_c_ends_the_command_and_keeps_what_was_computed(mouse_scans: list[Path], tmp_path: Path) -> None:
+    """The real model on real scans, interrupted once some are done and others are being computed."""
+    out = tmp_path / "results.json"
+    before = "from trt_landmarks import inference; inference.SAVE_SECONDS = 0.0; inference.SAVE_SHARE = 1.0"
+    with start("infer", mouse_scans[0].parent, "--out", out, "--model", "mouse-skull", before=before) as process:
+        while process.poll() is None and not (out.exists() and read_predictions(out).cases):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+    cases = read_predictions(out).cases
+    assert process.returncode == 1, message
+    assert 0 < len(cases) < len(mouse_scans) and all(case.status == "ok" for case in cases)
+    assert message.splitlines()[-1] == f"trtlm: interrupted; {len(cases)} of {len(mouse_scans)} scans are in {out}"
+
+
+def test_a_dead_reader_ends_the_command_with_its_reason(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    for name in "ab":
+        put(tmp_path, name, 30)
+    before = """
+from trt_landmarks import inference
+read = inference.read_scan
+inference.read_scan = lambda path: read(path) if path.name == "a.mha" else exit(3)"""
+    with start("infer", tmp_path, "--out", tmp_path / "r.json", "--model", tiny_bundle.root, before=before) as process:
+        _, message = process.communicate(timeout=120)
+    assert process.returncode in (1, 2)
+    last = message.splitlines()[-1]
+    assert "b.mha: reading: SystemExit: 3 (" in last and " of 2 scans are in " in last
+    assert "Traceback" not in message
 
 
 def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp_path: Path) -> None:
