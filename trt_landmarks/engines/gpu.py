@@ -1,4 +1,7 @@
-"""Which NVIDIA GPUs can be used?  Asked of the driver itself, before a library that would crash without one."""
+"""Which NVIDIA GPUs can be used?  Asked of the driver itself, before a library that would crash without one.
+
+**Not verified, for want of a GPU:** a real driver's answers; tested with stand-ins for its library.
+"""
 
 from __future__ import annotations
 
