@@ -156,6 +156,17 @@ def test_an_explicit_engine_that_cannot_be_had_is_an_error(tiny_bundle: Bundle, 
     assert read(tmp_path / "p.json")["engine"]["note"]  # type: ignore[index]
 
 
+def test_the_preprocessing_is_chosen_and_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    scan, out = make_scan(tmp_path / "a.nii.gz"), tmp_path / "p.json"
+    done = trtlm("infer", scan, "--out", out, "--model", tiny_bundle.root, "--preprocess", "dali")
+    assert "preprocessing: dali" in done.stderr
+    assert read(out)["engine"]["preprocessing"].startswith("dali")  # type: ignore[index]
+    trtlm("infer", scan, "--out", out, "--model", tiny_bundle.root)
+    assert read(out)["engine"]["preprocessing"] == "reference on the CPU"  # type: ignore[index]
+    done = trtlm("infer", scan, "--out", out, "--model", tiny_bundle.root, "--preprocess", "abacus", code=2)
+    assert "abacus: no such preprocessing" in done.stderr
+
+
 def test_eval_prints_and_writes_the_figures(tiny_bundle: Bundle, tmp_path: Path) -> None:
     from trt_landmarks.landmark_files import write_mrk_json
 
