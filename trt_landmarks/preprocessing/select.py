@@ -13,7 +13,7 @@ def open_preprocessor(name: str = "auto", gpu: bool = False, threads: int | None
 
     Args:
         name: ``reference``, ``dali``, or ``auto``: DALI beside an engine on the GPU if it can be had, else the
-            reference, which is the faster one on the CPU (measured by ``benchmarks/preprocessing.py``).
+            reference, which is the faster one on the CPU (1.5 to 7 times on 2 cores: ``benchmarks/preprocessing.py``).
         gpu: whether the engine runs on the first GPU; then DALI does too.
         threads: DALI's threads on the CPU; None takes all cores.
 
