@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import typer
 
 from trt_landmarks import builder
 from trt_landmarks.builder import Request, build, resolve
@@ -21,6 +23,7 @@ from trt_landmarks.bundle import Bundle, file_sha256, open_bundle
 from trt_landmarks.calibration import lower, recipe
 from trt_landmarks.calibration.recipe import Limits
 from trt_landmarks.calibration.scans import CalibrationScans, choose_scans
+from trt_landmarks.cli import app
 from trt_landmarks.engines import tensorrt_plan
 from trt_landmarks.engines.flavours import RTX, load_flavour
 from trt_landmarks.engines.plan_record import PlanRecord
@@ -334,3 +337,20 @@ def test_tensorrt_proper_needs_the_gpu_it_builds_for(bundle: Bundle, monkeypatch
     with pytest.raises(EngineError, match=r"builds plans on the GPU that will run them.*take --engine tensorrt-rtx"):
         build(bundle, "tensorrt", Request("fp32"))
     assert not bundle.builds_folder.exists()
+
+
+def test_the_recorded_command_is_one_the_command_line_takes(bundle: Bundle, chosen: CalibrationScans) -> None:
+    plans = PlanSettings(3 << 20, 2, True, "ampere_plus", ("8.9",))
+    request = Request("int8", chosen, "max", ("coarse:a b",), True, True, plans)
+    words = shlex.split(builder._command(bundle, RTX, request))
+    assert words[:3] == ["trtlm", "build", "BUNDLE"]
+    command = typer.main.get_command(app)
+    context = command.make_context("trtlm", ["build"], resilient_parsing=True)
+    sub = command.get_command(context, "build")  # type: ignore[attr-defined]
+    values = sub.make_context("build", words[2:]).params
+    assert values["workspace"] == 3 and values["optimization_level"] == 2 and values["version_compatible"]
+    assert (values["hardware_compatibility"], values["target"], values["exclude"]) == (
+        "ampere_plus", ["8.9"], ["coarse:a b"]
+    )  # fmt: skip
+    assert (values["precision"], values["method"], values["n"], values["seed"]) == ("int8", "max", 2, 0)
+    assert values["sensitivity"] and values["accept_deviation"] and values["engine"] == RTX

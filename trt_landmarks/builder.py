@@ -290,7 +290,7 @@ def _plan_options(plans: PlanSettings) -> list[str]:
     """Settings of TensorRT's builder as options of the command."""
     words = []
     if plans.workspace_bytes not in (None, WORKSPACE):
-        words += ["--workspace", str(plans.workspace_bytes)]
+        words += ["--workspace", str(plans.workspace_bytes >> 20)]
     if plans.optimization_level is not None:
         words += ["--optimization-level", str(plans.optimization_level)]
     if plans.version_compatible:
