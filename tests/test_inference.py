@@ -23,7 +23,7 @@ from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError, PredictionsError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.inference import case_result, infer
+from trt_landmarks.inference import case_result, infer, side_by_side
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import CaseResult, Predictions, read_predictions
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
@@ -51,7 +51,8 @@ class Reader:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
-    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        (array,) = arrays
         self.calls.append((graph, len(array)))
         bright = array.max(axis=(1, 2, 3, 4))
         if (bright < 0.05).any():
@@ -186,7 +187,8 @@ class Stuck(Reader):
         self.cancelled = threading.Event()
         self.others = 0
 
-    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        (array,) = arrays
         if array.max() > 0.65:
             assert self.cancelled.wait(60)
             raise RunCancelled(graph)
@@ -232,6 +234,8 @@ def test_control_c_ends_the_command_and_keeps_what_was_computed(mouse_scans: lis
     cases = read_predictions(out).cases
     assert process.returncode == 1, message
     assert 0 < len(cases) < len(mouse_scans) and all(case.status == "ok" for case in cases)
+    if side_by_side(len(mouse_scans))[0] > 1:
+        assert "workers with" in message.splitlines()[0]
     assert message.splitlines()[-1] == f"trtlm: interrupted; {len(cases)} of {len(mouse_scans)} scans are in {out}"
 
 
@@ -254,11 +258,11 @@ def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp
     broken = localizer()
     run = broken.engine.run
 
-    def fail_at_third(graph: str, array: NDArray[np.float32]) -> Arrays:
+    def fail_at_third(graph: str, *arrays: NDArray[np.float32]) -> Arrays:
         assert isinstance(broken.engine, Reader)
         if sum(name == COARSE for name, _ in broken.engine.calls) == 2 and graph == COARSE:
             raise RuntimeError("a bug")
-        return run(graph, array)
+        return run(graph, *arrays)
 
     broken.engine.run = fail_at_third  # type: ignore[method-assign]
     with pytest.raises(PipelineError, match=r"b\.mha: computing: RuntimeError: a bug"):
@@ -306,6 +310,21 @@ def test_a_results_file_that_cannot_be_written_is_found_out_first(
     monkeypatch.setattr(inference, "read_scan", never)
     with pytest.raises(PredictionsError, match="cannot be written"):
         infer(files, [localizer()], empty(), out=tmp_path / "nowhere" / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("batches", "threads", "expected"),
+    [(1, 8, (1, 8)), (3, 8, (1, 8)), (4, 8, (2, 4)), (500, 1, (1, 1)), (500, 2, (2, 1)), (500, 4, (4, 1)),
+     (500, 16, (4, 4)), (500, 6, (4, 2)), (0, 2, (1, 2)), (1, None, (1, None))],
+)  # fmt: skip
+def test_workers_on_the_cpu(batches: int, threads: int | None, expected: tuple[int, int | None]) -> None:
+    assert side_by_side(batches, threads) == expected
+
+
+def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_cores", lambda: 3)
+    assert side_by_side(100) == (3, 1)
+    assert side_by_side(100, 2) == (2, 1)
 
 
 def test_without_files_the_results_are_empty(tmp_path: Path) -> None:

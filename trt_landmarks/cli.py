@@ -219,6 +219,7 @@ def infer(
     from trt_landmarks.bundle import open_bundle
     from trt_landmarks.engines.select import open_engine
     from trt_landmarks.inference import infer as run
+    from trt_landmarks.inference import side_by_side
     from trt_landmarks.localizer import Localizer
     from trt_landmarks.predictions import CaseResult, Predictions
     from trt_landmarks.preprocessing.select import open_preprocessor
@@ -226,8 +227,13 @@ def infer(
 
     files = find_scans(scans)
     bundle = open_bundle(model)
-    chosen, note = open_engine(bundle, engine, precision, threads)
+    workers, threads_each = side_by_side(-(-len(files) // batch), threads)
+    chosen, note = open_engine(bundle, engine, precision, threads_each)
     preprocessor, prepared = open_preprocessor(preprocess, chosen.provider == "GPU", threads)
+    localizers = [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)]
+    if chosen.provider != "GPU" and workers > 1:
+        localizers *= workers  # they share the engine
+        note += f"; {workers} workers with {threads_each} thread{'s' if threads_each != 1 else ''} each"
     if not quiet:
         typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
     predictions = Predictions(
@@ -244,8 +250,7 @@ def infer(
                 typer.echo(f"trtlm: {case.error.message}", err=True)
 
         try:
-            run(files, [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)], predictions, out=out,
-                batch=batch, progress=progress)  # fmt: skip
+            run(files, localizers, predictions, out=out, batch=batch, progress=progress)
         except (KeyboardInterrupt, PipelineError) as end:
             why = "interrupted" if isinstance(end, KeyboardInterrupt) else str(end).rstrip(".")
             typer.echo(f"trtlm: {why}; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)

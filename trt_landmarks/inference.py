@@ -6,6 +6,7 @@ own, and the caller's thread puts the results in order and writes them.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -28,6 +29,9 @@ Progress = Callable[[CaseResult, int, int], None]
 #: and writing may have this share of the time.
 SAVE_SECONDS = 5.0
 SAVE_SHARE = 0.05
+
+#: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
+MOST_WORKERS = 4
 
 
 class _Read(NamedTuple):
@@ -106,6 +110,25 @@ def infer(
     return predictions
 
 
+def side_by_side(batches: int, threads: int | None = None) -> tuple[int, int | None]:
+    """How many workers share a folder on the CPU, and how many threads each of them has.
+
+    Workers of one thread each get more done than one worker with all threads, which wait for each other between
+    operators (on two cores 1.2 times as much: ``benchmarks/results/throughput.md``; more cores were not measured).
+    But the last batches then run on a part of the cores, so that every worker should have two batches at least.
+
+    Args:
+        batches: how many there are to compute.
+        threads: of all workers together; None for all cores.
+
+    Returns:
+        Workers, at most :data:`MOST_WORKERS`, and threads each; None lets the engine take all cores.
+    """
+    cores = threads or _cores()
+    workers = min(cores, MOST_WORKERS, batches // 2)
+    return (workers, -(-cores // workers)) if workers > 1 else (1, threads)
+
+
 def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: Localizer) -> CaseResult:
     """A localization as a case of the results file."""
     task = localizer.task
@@ -169,6 +192,11 @@ def _failed(file: ScanFile, error: Exception) -> CaseResult:
     else:
         reason = CaseError("scan_unreadable", f"{file.path}: cannot be read: {error}.")
     return CaseResult(file.id, str(file.path), "failed", reason)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _triple(values: Iterable[float]) -> tuple[float, float, float]:
