@@ -6,12 +6,13 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from trt_landmarks.engines.base import COARSE
@@ -40,7 +41,7 @@ def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], p
         count = 1 if isinstance(net(example), torch.Tensor) else len(net(example))
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
-        with _quiet():
+        with quiet_export():
             program = torch.onnx.export(
                 net,
                 (example,),
@@ -55,8 +56,14 @@ def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], p
     except Exception as error:  # the exporter raises many kinds
         raise EngineError(f"{graph}: PyTorch cannot export this net: {str(error).splitlines()[0]}.") from None
     assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:  # the exporter notes the source lines it came from: paths of one machine
+    model = clean(program.model_proto)
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def clean(model: ModelProto) -> ModelProto:
+    """Remove what the exporter notes of source lines, which are paths of one machine; in place."""
+    for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
@@ -64,8 +71,7 @@ def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], p
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     model.producer_name = "trt-landmarks"
-    onnx.save(model, path)
-    onnx.checker.check_model(str(path), full_check=True)
+    return model
 
 
 def store_half(path: Path, smallest: int = 512) -> None:
@@ -96,12 +102,16 @@ def store_half(path: Path, smallest: int = 512) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
+def quiet_export() -> Iterator[None]:
     """The exporter prints progress and warns about packages that are not needed."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -28,6 +28,7 @@ from trt_landmarks.engines import tensorrt_plan
 from trt_landmarks.engines.flavours import RTX, load_flavour
 from trt_landmarks.engines.plan_record import PlanRecord
 from trt_landmarks.engines.plan_settings import PlanSettings
+from trt_landmarks.engines.select import open_engine
 from trt_landmarks.errors import EngineError, TrtlmError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan import Scan, write_scan
@@ -326,6 +327,25 @@ def test_a_graph_that_fails_spoils_nothing(built: Bundle) -> None:
     with pytest.raises(EngineError, match="TensorRT refuses the shapes"):
         build(replace(built, task=task), RTX, Request("fp32"))
     assert sorted(built.root.rglob("*")) == before
+
+
+@rtx
+def test_layouts_over_a_whole_scan_are_builds_of_their_own(built: Bundle) -> None:
+    said: list[str] = []
+    done = build(built, RTX, Request("fp16", layout="pair"), said.append)
+    assert done.folder.name == "tensorrt-rtx-fp16-pair" and set(done.files) == {"scan-coarse", "scan-fine"}
+    graphs = {b.folder.name: b for b in list_builds(built, pytest.fail)}
+    assert set(graphs) == {"onnxruntime-fp16", "onnxruntime-fp16-pair", "tensorrt-rtx-fp16-pair"}
+    for graph, record in plans_of(done).items():
+        assert record.source_sha256 == graphs["onnxruntime-fp16-pair"].digests[graph]
+    assert "--layout pair" in done.record["command"]
+    assert build(built, RTX, Request("fp16", layout="pair")).status == "cached"
+    opened, note = open_engine(built, "onnxruntime", "fp16", layout="pair")
+    assert opened.precision == "fp16" and "emulated" in note
+    with pytest.raises(EngineError, match=r"no onnxruntime build with layout one.*--layout one"):
+        open_engine(built, "onnxruntime", layout="one")
+    with pytest.raises(EngineError, match="Take nets, pair, one"):
+        build(built, RTX, Request("fp16", layout="three"))
 
 
 def test_tensorrt_proper_needs_the_gpu_it_builds_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

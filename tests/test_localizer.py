@@ -59,7 +59,8 @@ class Surveyor:
     centres: dict[str, Floats] = dataclasses.field(default_factory=dict)
     axes: dict[str, Floats] = dataclasses.field(default_factory=dict)
 
-    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        (array,) = arrays
         spacing = self.task.coarse.spacing_mm if graph == COARSE else self.task.fine.spacing_mm
         members = {f"group-{group.name}": self.task.members(group) for group in self.task.groups}
         members[INDEPENDENT] = self.task.independent
@@ -228,9 +229,9 @@ def test_inputs_are_those_of_the_nets(mixed: list[Scan]) -> None:
     engine = scrambled_engine(task)
     run = engine.run
 
-    def listen(graph: str, array: NDArray[np.float32]) -> Arrays:
-        seen[graph] = array
-        return run(graph, array)
+    def listen(graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        (seen[graph],) = arrays
+        return run(graph, *arrays)
 
     engine.run = listen  # type: ignore[method-assign]
     localizer = Localizer(task, HEAD, engine)
@@ -279,8 +280,8 @@ def test_an_engine_that_gives_no_numbers_is_an_error(mixed: list[Scan], broken: 
     engine = scrambled_engine(task)
     run = engine.run
 
-    def overflow(graph: str, array: NDArray[np.float32]) -> Arrays:
-        outputs = run(graph, array)
+    def overflow(graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        outputs = run(graph, *arrays)
         if graph == broken:
             outputs[-1].flat[-1] = np.nan
         return outputs
@@ -375,7 +376,8 @@ def test_a_blob_is_found_where_it_is() -> None:
     class CentreOfMass:
         name = precision = provider = "test"
 
-        def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+        def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+            (array,) = arrays
             if graph == COARSE:
                 return (single(truth + MISS - geometry.centre)[None],)
             z, y, x = np.meshgrid(*(np.arange(8) - 3.5,) * 3, indexing="ij")

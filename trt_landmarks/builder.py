@@ -2,8 +2,9 @@
 
 ::
 
-    FP32 graphs --calibrate, gate--> graphs at a precision (build onnxruntime-<precision>)
-                --TensorRT--------> plans                  (build tensorrt[-rtx]-<precision>)
+    FP32 graphs --calibrate, gate--> graphs at a precision    (build onnxruntime-<precision>)
+                --put together-----> graphs over a whole scan (build onnxruntime-<precision>-<layout>, if asked for)
+                --TensorRT---------> plans                    (build tensorrt[-rtx]-<precision>[-<layout>])
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from trt_landmarks import __version__
 from trt_landmarks.builds import ENGINES, PRECISIONS, REPORT, Build, Say, find_build, make_build, own_graphs
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.calibration.recipe import LIMITS, LOW_PRECISIONS, Recipe, settings
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.flavours import FLAVOURS, load_flavour
 from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.engines.plan_settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_text
+from trt_landmarks.layouts import LAYOUTS, NETS
 
 if TYPE_CHECKING:
     from trt_landmarks.calibration.scans import CalibrationScans
-    from trt_landmarks.engines.plan_record import Shapes
 
 #: Most scratch memory of the GPU a plan may use unless told otherwise, bytes.
 WORKSPACE = 2 << 30
@@ -44,6 +44,7 @@ class Request:
         method, exclude, sensitivity: see :class:`~trt_landmarks.calibration.recipe.Recipe`.
         accept_deviation: build even if the gate is not passed.
         plans: settings of TensorRT's builder.
+        layout: how the method is cut into graphs (:mod:`trt_landmarks.layouts`).
     """
 
     precision: str
@@ -53,6 +54,7 @@ class Request:
     sensitivity: bool = False
     accept_deviation: bool = False
     plans: PlanSettings = PlanSettings(workspace_bytes=WORKSPACE)
+    layout: str = NETS
 
     @property
     def recipe(self) -> Recipe:
@@ -77,13 +79,17 @@ def build(bundle: Bundle, engine: str, request: Request, say: Say = lambda text:
     engine = resolve(engine, say)
     if request.precision not in PRECISIONS:
         raise EngineError(f"{request.precision}: no such precision to build.", f"Take {', '.join(PRECISIONS)}.")
-    if engine == "onnxruntime" and request.precision == "fp32":
+    if request.layout not in (NETS, *LAYOUTS):
+        raise EngineError(f"{request.layout}: no such layout.", f"Take {', '.join((NETS, *LAYOUTS))}.")
+    if (engine, request.precision, request.layout) == ("onnxruntime", "fp32", NETS):
         say("ONNX Runtime runs the bundle's FP32 graphs as they are: nothing to build")
         return own_graphs(bundle)
     bundle.verify()
     graphs = own_graphs(bundle)
     if request.precision in LOW_PRECISIONS:
         graphs = _graphs(bundle, request, say)
+    if request.layout != NETS:
+        graphs = _resident(bundle, request, graphs, say)
     done = graphs if engine == "onnxruntime" else _plans(bundle, engine, request, graphs, say)
     if done.status == "cached":
         say(f"{done.folder.name}: the same build is there already (cached)")
@@ -156,25 +162,42 @@ def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
     return done
 
 
+def _resident(bundle: Bundle, request: Request, graphs: Build, say: Say) -> Build:
+    """The build of graphs over a whole scan, from nets at a precision."""
+    recipe = {
+        "sources": graphs.digests,
+        "mean_shape_mm": bundle.manifest["mean_shape_mm"],
+        "versions": _versions("onnx", "torch"),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        from trt_landmarks.export.resident import write_resident
+
+        say(f"putting the graphs together: {request.layout}")
+        (folder / "graphs").mkdir()
+        files = write_resident(bundle.task, bundle.mean_shape, graphs.files, request.layout, folder / "graphs")
+        return {
+            "graphs": {graph: f"graphs/{path.name}" for graph, path in files.items()},
+            "gate": graphs.record["gate"],
+        }
+
+    command = _command(bundle, "onnxruntime", request)
+    return make_build(bundle, "onnxruntime", request.precision, recipe, command, make, request.layout)
+
+
 def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Say) -> Build:
     """The build of TensorRT's plans from graphs."""
     from trt_landmarks.engines.tensorrt_plan import build_plan, build_target
-    from trt_landmarks.export.parity import input_shapes
+    from trt_landmarks.profiles import profiles
 
-    shapes = input_shapes(bundle.task)
-    profiles: dict[str, dict[str, Shapes]] = {}
-    for graph in graphs.files:
-        name, batches = ("volume", bundle.task.batches.coarse) if graph == COARSE else (
-            "patches", bundle.task.batches.fine)  # fmt: skip
-        smallest, usual, largest = ((batch, *shapes[graph]) for batch in batches)
-        profiles[graph] = {name: (smallest, usual, largest)}
+    shapes = profiles(bundle.task, request.layout)
     command = _command(bundle, engine, request)
     recipe = {
         "sources": graphs.digests,
         "flavour": {"name": engine, "version": str(load_flavour(engine).__version__)},
         "target": build_target(engine, request.plans),
         "settings": request.plans.as_data(),
-        "profiles": profiles,
+        "profiles": shapes,
         "versions": _versions(),
     }
 
@@ -187,7 +210,7 @@ def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Sa
             facts["graphs"][graph] = f"engines/{graph}.plan"
             plan = folder / facts["graphs"][graph]
             record = build_plan(
-                path, plan, engine, profiles[graph], graph=graph, precision=request.precision, command=command,
+                path, plan, engine, shapes[graph], graph=graph, precision=request.precision, command=command,
                 settings=request.plans, gate=gate, say=say,
             )  # fmt: skip
             facts["plans"][graph] = asdict(record.network)
@@ -199,31 +222,37 @@ def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Sa
             say(f"the plans themselves were not run: {why}; the gate's figures are those of their graphs")
         return facts
 
-    return make_build(bundle, engine, request.precision, recipe, command, make)
+    return make_build(bundle, engine, request.precision, recipe, command, make, request.layout)
 
 
 def _gate_plans(bundle: Bundle, engine: str, request: Request, graphs: Build, folder: Path, say: Say) -> dict[str, Any]:
     """The gate, measured with the plans on the GPU (not verified: no GPU was at hand)."""
-    from trt_landmarks.calibration.gate import deviation, judged, localize_all, table
+    from trt_landmarks.calibration.gate import deviation, judged, table
     from trt_landmarks.calibration.scans import read_scans
     from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
     from trt_landmarks.engines.plan_check import Plan
     from trt_landmarks.engines.plan_record import set_gate
     from trt_landmarks.engines.tensorrt import TensorRTEngine
-    from trt_landmarks.export.parity import input_shapes
+    from trt_landmarks.localizer import Localizer
+    from trt_landmarks.profiles import profiles
+    from trt_landmarks.resident import ResidentLocalizer
 
     assert request.scans is not None
     held_out = read_scans(request.scans.held_out)
-    shapes = input_shapes(bundle.task)
+    usual = {graph: next(iter(shapes.values()))[1] for graph, shapes in profiles(bundle.task, request.layout).items()}
     plans = {
-        graph: Plan(folder / "engines" / f"{graph}.plan", digest, (1, *shapes[graph]))
+        graph: Plan(folder / "engines" / f"{graph}.plan", digest, usual[graph])
         for graph, digest in graphs.digests.items()
     }
     opened = TensorRTEngine(plans, engine, request.precision)
-    expected, found = (localize_all(bundle, one, held_out) for one in (OnnxRuntimeEngine(bundle.graphs), opened))
+    reference = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
+    measured: Localizer | ResidentLocalizer = Localizer(bundle.task, bundle.mean_shape, opened)
+    if request.layout != NETS:
+        measured = ResidentLocalizer(bundle.task, opened, request.layout)
+    expected, found = ([one.localize(scan) for scan in held_out] for one in (reference, measured))
     figures = deviation(bundle, expected, found, request.scans.truth(bundle.task.landmarks))
-    measured = {"on": [scan.id for scan in held_out], "engine": f"{engine} on the GPU"}
-    gate = {**judged(figures, request.precision), **measured}
+    on = {"on": [scan.id for scan in held_out], "engine": f"{engine} on the GPU"}
+    gate = {**judged(figures, request.precision), **on}
     for line in table(gate):
         say(line)
     if not gate["passed"] and not request.accept_deviation:
@@ -271,6 +300,8 @@ def _command(bundle: Bundle, engine: str, request: Request) -> str:
     """How to make a build again; folders of this machine are left out."""
     words = ["trtlm", "build", bundle.name if bundle.shipped else "BUNDLE", "--engine", engine]
     words += ["--precision", request.precision]
+    if request.layout != NETS:
+        words += ["--layout", request.layout]
     if request.precision in LOW_PRECISIONS and request.scans is not None:
         words += ["--calib", "SCANS", "--n", str(len(request.scans.calibration)), "--seed", str(request.scans.seed)]
     if request.precision == "int8" and request.method != Recipe.method:

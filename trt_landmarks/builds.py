@@ -2,11 +2,14 @@
 
 ::
 
-    <builds folder>/<engine>-<precision>/
+    <builds folder>/<engine>-<precision>[-<layout>]/
         build.json            engine, precision, model, key, SHA-256 of all files, versions, gate, command
         graphs/<graph>.onnx   onnxruntime: the graphs in that precision; plans are built from these
         report.md             onnxruntime: calibration and gate, for people
         engines/<graph>.plan  TensorRT: plans as it wrote them, each with its record beside it
+
+The layout says what the graphs are: ``nets``, the bundle's own, whose inputs are sampled on the host, or those of
+:mod:`trt_landmarks.resident`, which take the scan itself.
 
 A build is made in a temporary folder beside its place and renamed when it is complete, so there are no half builds.
 Its key is made of all that decides what it becomes, never of time.
@@ -27,6 +30,7 @@ from trt_landmarks.bundle import Bundle, file_sha256
 from trt_landmarks.engines.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import read_text, write_text
+from trt_landmarks.layouts import LAYOUTS, NETS
 
 FORMAT = 2
 RECORD = "build.json"
@@ -62,6 +66,11 @@ class Build:
         return str(self.record["precision"])
 
     @property
+    def layout(self) -> str:
+        """``nets``, or a layout of :data:`trt_landmarks.resident.LAYOUTS`."""
+        return str(self.record["layout"])
+
+    @property
     def files(self) -> dict[str, Path]:
         """Graph name to the file the engine runs."""
         return {graph: self.folder / file for graph, file in self.record["graphs"].items()}
@@ -87,7 +96,7 @@ class Build:
 
     def summary(self) -> str:
         """One line for people."""
-        name = f"{self.engine} {self.precision}"
+        name = f"{self.engine} {self.precision}" + ("" if self.layout == NETS else f" {self.layout}")
         if self.status == "nothing to build":
             return f"{name}: nothing to build, the bundle's own graphs are used"
         size = sum((self.folder / file).stat().st_size for file in self.record["files"]) / 1e6
@@ -108,16 +117,29 @@ def list_builds(bundle: Bundle, warn: Say = lambda text: None) -> list[Build]:
     return builds
 
 
-def find_build(bundle: Bundle, engine: str, precision: str) -> Build | None:
+def find_build(bundle: Bundle, engine: str, precision: str, layout: str = NETS) -> Build | None:
     """One build of a bundle; None if it is not there or is damaged."""
-    return next((b for b in list_builds(bundle) if (b.engine, b.precision) == (engine, precision)), None)
+    wanted = (engine, precision, layout)
+    return next((b for b in list_builds(bundle) if (b.engine, b.precision, b.layout) == wanted), None)
+
+
+def build_name(engine: str, precision: str, layout: str = NETS) -> str:
+    """Name of a build's folder."""
+    return f"{engine}-{precision}" + ("" if layout == NETS else f"-{layout}")
+
+
+def layout_graphs(bundle: Bundle, layout: str) -> tuple[str, ...]:
+    """Names of a layout's graphs."""
+    return tuple(bundle.graphs) if layout == NETS else LAYOUTS[layout]
 
 
 def own_graphs(bundle: Bundle) -> Build:
     """The bundle's own FP32 graphs as a build for ONNX Runtime: there is nothing to make."""
     graphs = {graph: bundle.manifest["graphs"][graph] for graph in bundle.graphs}
     files = {file: bundle.manifest["files"][file] for file in graphs.values()}
-    record = {"engine": "onnxruntime", "precision": "fp32", "graphs": graphs, "files": files, "gate": None}
+    record = {
+        "engine": "onnxruntime", "precision": "fp32", "layout": NETS, "graphs": graphs, "files": files, "gate": None
+    }  # fmt: skip
     return Build(bundle.root, record, "nothing to build")
 
 
@@ -128,6 +150,7 @@ def make_build(
     recipe: Mapping[str, Any],
     command: str,
     make: Callable[[Path], dict[str, Any]],
+    layout: str = NETS,
 ) -> Build:
     """Make a build, or take the one that is there and was made from the same.
 
@@ -138,12 +161,13 @@ def make_build(
         recipe: plain data, all that decides what the build becomes; its SHA-256 is the key.
         command: how to make it again.
         make: writes the build's files into a folder; returns further entries of the record, ``graphs`` among them.
+        layout: what its graphs are.
 
     Raises:
         EngineError: if the folder cannot be written; and whatever ``make`` raises.  Nothing is changed then.
     """
-    key = recipe_key(engine, precision, recipe)
-    folder = bundle.builds_folder / f"{engine}-{precision}"
+    key = recipe_key(engine, precision, layout, recipe)
+    folder = bundle.builds_folder / build_name(engine, precision, layout)
     present = _same_build(folder, key)
     if present is not None:
         return present
@@ -160,6 +184,7 @@ def make_build(
             "format": FORMAT,
             "engine": engine,
             "precision": precision,
+            "layout": layout,
             "model": {"name": bundle.name, "sha256": bundle.sha256},
             "key": key,
             "recipe": dict(recipe),
@@ -180,9 +205,9 @@ def make_build(
     return Build(folder, record, "built")
 
 
-def recipe_key(engine: str, precision: str, recipe: Mapping[str, Any]) -> str:
+def recipe_key(engine: str, precision: str, layout: str, recipe: Mapping[str, Any]) -> str:
     """SHA-256 of what decides a build."""
-    return hashlib.sha256(json.dumps([engine, precision, recipe], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([engine, precision, layout, recipe], sort_keys=True).encode()).hexdigest()
 
 
 def _read_build(bundle: Bundle, folder: Path) -> Build:
@@ -196,13 +221,13 @@ def _read_build(bundle: Bundle, folder: Path) -> Build:
         found = Build(folder, record)
         names = [*record["files"], *record["graphs"].values()]
         fits = (
-            folder.name == f"{found.engine}-{found.precision}"
-            and set(record["graphs"]) == set(bundle.graphs)
+            folder.name == build_name(found.engine, found.precision, found.layout)
+            and set(record["graphs"]) == set(layout_graphs(bundle, found.layout))
             and set(record["graphs"].values()) <= set(record["files"])
             and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
             and isinstance(record["gate"], dict | None)
             and isinstance(record["command"], str)
-            and set(record["recipe"]["sources"]) == set(bundle.graphs)
+            and (found.engine not in FLAVOURS or set(record["recipe"]["sources"]) == set(record["graphs"]))
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineError(f"{path}: is damaged.", "Build it again.") from None

@@ -47,6 +47,9 @@ HeldOut = Annotated[int, typer.Option(min=1, help="Other scans to measure on, at
 Method = Annotated[str, typer.Option(help="INT8 ranges: entropy or max.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Layer to leave out of INT8: <graph>:<node>. Repeatable.")]
 Sensitivity = Annotated[bool, typer.Option(help="Rank INT8 layers by what they cost; leave out the worst if needed.")]
+Layout = Annotated[
+    str, typer.Option(help="nets: inputs sampled on the host; pair, one: two graphs or one that take the scan itself.")
+]
 Accept = Annotated[bool, typer.Option(help="Build even if the deviation from FP32 is too large.")]
 
 
@@ -139,6 +142,7 @@ def build(
     exclude: Exclude = None,
     sensitivity: Sensitivity = False,
     accept_deviation: Accept = False,
+    layout: Layout = "nets",
     workspace: Annotated[int, typer.Option(min=1, help="TensorRT: most scratch memory, MiB.")] = 2048,
     optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT: 0 to 5.")] = None,
     version_compatible: Annotated[bool, typer.Option(help="TensorRT: runs with later versions too.")] = False,
@@ -158,6 +162,7 @@ def build(
     done = _build(
         model, engine, calib, landmarks, n, held_out, seed, precision=precision, method=method,
         exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation, plans=plans,
+        layout=layout,
     )  # fmt: skip
     typer.echo(done.summary())
 
@@ -213,6 +218,7 @@ def infer(
     batch: Annotated[int, typer.Option(min=1, help="Scans that go through the nets together.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
     preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
+    layout: Layout = "nets",
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
@@ -220,17 +226,24 @@ def infer(
     from trt_landmarks.engines.select import open_engine
     from trt_landmarks.inference import infer as run
     from trt_landmarks.inference import side_by_side
+    from trt_landmarks.layouts import NETS
     from trt_landmarks.localizer import Localizer
     from trt_landmarks.predictions import CaseResult, Predictions
     from trt_landmarks.preprocessing.select import open_preprocessor
+    from trt_landmarks.resident import ResidentLocalizer
     from trt_landmarks.scan import find_scans
 
     files = find_scans(scans)
     bundle = open_bundle(model)
     workers, threads_each = side_by_side(-(-len(files) // batch), threads)
-    chosen, note = open_engine(bundle, engine, precision, threads_each)
-    preprocessor, prepared = open_preprocessor(preprocess, chosen.provider == "GPU", threads)
-    localizers = [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)]
+    chosen, note = open_engine(bundle, engine, precision, threads_each, layout)
+    localizers: list[Localizer | ResidentLocalizer]
+    if layout == NETS:
+        preprocessor, prepared = open_preprocessor(preprocess, chosen.provider == "GPU", threads)
+        localizers = [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)]
+    else:
+        prepared = f"in the graphs ({layout})"
+        localizers = [ResidentLocalizer(bundle.task, chosen, layout)]
     if chosen.provider != "GPU" and workers > 1:
         localizers *= workers  # they share the engine
         note += f"; {workers} workers with {threads_each} thread{'s' if threads_each != 1 else ''} each"

@@ -20,7 +20,10 @@ from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localizer import Localization, Localizer
 from trt_landmarks.pipeline import Pipeline
 from trt_landmarks.predictions import CaseError, CaseResult, KeySlice, Landmark, Predictions
+from trt_landmarks.resident import ResidentLocalizer
 from trt_landmarks.scan import Scan, ScanFile, read_scan
+
+AnyLocalizer = Localizer | ResidentLocalizer
 
 #: Called after every case: the case, how many are done, how many there are.
 Progress = Callable[[CaseResult, int, int], None]
@@ -44,7 +47,7 @@ class _Read(NamedTuple):
 
 def infer(
     files: Sequence[ScanFile],
-    localizers: Sequence[Localizer],
+    localizers: Sequence[AnyLocalizer],
     predictions: Predictions,
     *,
     out: Path | None = None,
@@ -129,7 +132,7 @@ def side_by_side(batches: int, threads: int | None = None) -> tuple[int, int | N
     return (workers, -(-cores // workers)) if workers > 1 else (1, threads)
 
 
-def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: Localizer) -> CaseResult:
+def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyLocalizer) -> CaseResult:
     """A localization as a case of the results file."""
     task = localizer.task
     inside = scan.geometry.contains(found.points)
@@ -163,13 +166,13 @@ def _read(file: ScanFile) -> _Read | CaseResult:
     return _Read(file, scan, 1000 * (time.perf_counter() - start))
 
 
-def _localize_files(files: Sequence[_Read | CaseResult], localizer: Localizer) -> list[CaseResult]:
+def _localize_files(files: Sequence[_Read | CaseResult], localizer: AnyLocalizer) -> list[CaseResult]:
     """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
     located = iter(_localize_scans([file for file in files if isinstance(file, _Read)], localizer))
     return [next(located) if isinstance(file, _Read) else file for file in files]
 
 
-def _localize_scans(scans: Sequence[_Read], localizer: Localizer) -> list[CaseResult]:
+def _localize_scans(scans: Sequence[_Read], localizer: AnyLocalizer) -> list[CaseResult]:
     """Results of a batch of scans; if it fails, its scans go through one by one, so that one cannot fail the others."""
     try:
         cases = []

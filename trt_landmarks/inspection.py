@@ -8,6 +8,7 @@ from typing import Any
 from trt_landmarks.builds import Build, list_builds
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.errors import TrtlmError
+from trt_landmarks.layouts import NETS
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
 
     record = found.record
     try:
-        open_engine(bundle, found.engine, found.precision)
+        open_engine(bundle, found.engine, found.precision, layout=found.layout)
         why_not = None
     except TrtlmError as error:
         why_not = error.message
@@ -101,6 +102,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
     return {
         "engine": found.engine,
         "precision": found.precision,
+        "layout": found.layout,
         "folder": str(found.folder),
         "size_mb": _mb(sum((found.folder / file).stat().st_size for file in record["files"])),
         "int8_share": {graph: row["conv_flops_int8"] for graph, row in lowering.items() if "conv_flops_int8" in row},
@@ -118,7 +120,8 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
 def _build_lines(build: dict[str, Any]) -> list[str]:
     from trt_landmarks.calibration.gate import summary
 
-    lines = [f"  {build['engine']} {build['precision']}: {build['size_mb']} MB, {build['folder']}"]
+    layout = "" if build["layout"] == NETS else f" {build['layout']}"
+    lines = [f"  {build['engine']} {build['precision']}{layout}: {build['size_mb']} MB, {build['folder']}"]
     for graph, share in build["int8_share"].items():
         lines.append(f"    {graph}: {100 * share:.1f} % of the convolutions' operations in INT8")
     gate = build["gate"]

@@ -41,8 +41,8 @@ class Engine(Protocol):
     precision: str
     provider: str
 
-    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
-        """Run one graph on a batch; outputs in the graph's order, float32."""
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        """Run one graph on its inputs, in the graph's order; outputs in the graph's order, float32."""
         ...
 
 

@@ -67,16 +67,15 @@ class OnnxRuntimeEngine:
                 raise BundleError(f"{path}: ONNX Runtime cannot load this graph: {reason}.") from None
             if session.get_providers()[0] != provider:
                 raise EngineError(f"ONNX Runtime did not take {provider} but {session.get_providers()[0]}.")
-            self._sessions[graph] = (session, session.get_inputs()[0].name)
+            self._sessions[graph] = (session, [value.name for value in session.get_inputs()])
 
-    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
-        session, name = self._sessions[graph]
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        session, names = self._sessions[graph]
+        feed = {n: np.ascontiguousarray(array, dtype=np.float32) for n, array in zip(names, arrays, strict=True)}
         options = self._run_options()
         self._running.add(options)
         try:
-            outputs: list[NDArray[np.float32]] = session.run(
-                None, {name: np.ascontiguousarray(array, dtype=np.float32)}, options
-            )
+            outputs: list[NDArray[np.float32]] = session.run(None, feed, options)
         except Exception:
             if options.terminate:
                 raise RunCancelled(graph) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from trt_landmarks.builds import ENGINES, PRECISIONS, Build, list_builds
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.base import Engine
@@ -10,11 +12,16 @@ from trt_landmarks.engines.gpu import first_gpu
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.plan_check import Plan
 from trt_landmarks.errors import BundleError, EngineError
-from trt_landmarks.export.parity import input_shapes
+from trt_landmarks.layouts import LAYOUTS, NETS
+from trt_landmarks.profiles import profiles
 
 
 def open_engine(
-    bundle: Bundle, engine: str = "auto", precision: str | None = None, threads: int | None = None
+    bundle: Bundle,
+    engine: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    layout: str = NETS,
 ) -> tuple[Engine, str]:
     """Open an engine for a model.
 
@@ -25,6 +32,7 @@ def open_engine(
         precision: ``fp32``, ``fp16`` or ``int8``; None takes the best build for a GPU, and FP32 on the CPU, where lower
             precision is not faster.
         threads: threads of ONNX Runtime; None takes all cores.
+        layout: what its graphs are (:mod:`trt_landmarks.layouts`).
 
     Returns:
         The engine, and a line for people: which it is and why.
@@ -36,40 +44,54 @@ def open_engine(
         raise EngineError(f"{engine}: no such engine.", f"Engines: auto, {', '.join(ENGINES)}.")
     if precision is not None and precision not in PRECISIONS:
         raise EngineError(f"{precision}: no such precision.", f"Precisions: {', '.join(PRECISIONS)}.")
+    if layout not in (NETS, *LAYOUTS):
+        raise EngineError(f"{layout}: no such layout.", f"Layouts: {', '.join((NETS, *LAYOUTS))}.")
     reasons: list[str] = []
-    builds = list_builds(bundle, reasons.append)
+    builds = [build for build in list_builds(bundle, reasons.append) if build.layout == layout]
+    wanted = _Wanted(precision, layout)
     if engine in FLAVOURS:
-        return _open_tensorrt(bundle, builds, engine, precision, reasons)
+        return _open_tensorrt(bundle, builds, engine, wanted, reasons)
     if engine == "auto":
         present = {build.engine for build in builds if precision in (None, build.precision)}
         for name in FLAVOURS:
             if name in present:
                 try:
-                    return _open_tensorrt(bundle, builds, name, precision, reasons)
+                    return _open_tensorrt(bundle, builds, name, wanted, reasons)
                 except (EngineError, BundleError) as error:
                     reasons.append(error.message)
         if not present & set(FLAVOURS):
-            reasons.append(f"This model has no TensorRT build{f' at {precision}' if precision else ''}.")
-    return _open_onnxruntime(bundle, builds, precision, threads, reasons)
+            reasons.append(f"This model has no TensorRT build{wanted}.")
+    return _open_onnxruntime(bundle, builds, wanted, threads, reasons)
+
+
+class _Wanted(NamedTuple):
+    """What a build must be."""
+
+    precision: str | None
+    layout: str
+
+    def __str__(self) -> str:
+        at = f" at {self.precision}" if self.precision else ""
+        return at + ("" if self.layout == NETS else f" with layout {self.layout}")
 
 
 def _open_tensorrt(
-    bundle: Bundle, builds: list[Build], name: str, precision: str | None, reasons: list[str]
+    bundle: Bundle, builds: list[Build], name: str, wanted: _Wanted, reasons: list[str]
 ) -> tuple[Engine, str]:
-    wanted = (precision,) if precision else ("int8", "fp16", "fp32")
+    precisions = (wanted.precision,) if wanted.precision else ("fp16", "int8", "fp32")
     fitting = sorted(
-        (build for build in builds if build.engine == name and build.precision in wanted),
-        key=lambda build: wanted.index(build.precision),
+        (build for build in builds if build.engine == name and build.precision in precisions),
+        key=lambda build: precisions.index(build.precision),
     )
     if not fitting:
-        raise _no_build(name, precision, reasons)
+        raise _no_build(name, wanted, reasons)
     from trt_landmarks.engines.tensorrt import TensorRTEngine
 
     build = fitting[0]
     build.verify()
-    shapes = input_shapes(bundle.task)
+    shapes = profiles(bundle.task, build.layout)
     plans = {
-        graph: Plan(path, build.record["recipe"]["sources"][graph], (1, *shapes[graph]))
+        graph: Plan(path, build.record["recipe"]["sources"][graph], next(iter(shapes[graph].values()))[0])
         for graph, path in build.files.items()
     }
     opened = TensorRTEngine(plans, name, build.precision, build.record["command"])
@@ -78,27 +100,29 @@ def _open_tensorrt(
 
 
 def _open_onnxruntime(
-    bundle: Bundle, builds: list[Build], precision: str | None, threads: int | None, reasons: list[str]
+    bundle: Bundle, builds: list[Build], wanted: _Wanted, threads: int | None, reasons: list[str]
 ) -> tuple[Engine, str]:
     because = f" ({' '.join(reasons)})" if reasons else ""
-    if precision in (None, "fp32"):
+    precision = wanted.precision or "fp32"
+    how = "on the CPU" if precision == "fp32" else "emulated on the CPU, for checking: it is slower than FP32"
+    if precision == "fp32" and not wanted.precision:
+        how += "; lower precision would not be faster on the CPU"
+    if (precision, wanted.layout) == ("fp32", NETS):
         bundle.verify(list(bundle.manifest["graphs"].values()))
-        opened = OnnxRuntimeEngine(bundle.graphs, "fp32", threads)
-        why = "" if precision else "; lower precision would not be faster on the CPU"
-        return opened, f"onnxruntime fp32 on the CPU{why}{because}"
+        return OnnxRuntimeEngine(bundle.graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
     for build in builds:
         if (build.engine, build.precision) == ("onnxruntime", precision):
             build.verify()
-            opened = OnnxRuntimeEngine(build.files, build.precision, threads)
-            return opened, f"onnxruntime {precision} emulated on the CPU, for checking: it is slower than FP32{because}"
-    raise _no_build("onnxruntime", precision, reasons)
+            return OnnxRuntimeEngine(build.files, precision, threads), f"onnxruntime {precision} {how}{because}"
+    raise _no_build("onnxruntime", wanted, reasons)
 
 
-def _no_build(name: str, precision: str | None, reasons: list[str]) -> EngineError:
+def _no_build(name: str, wanted: _Wanted, reasons: list[str]) -> EngineError:
+    precision = wanted.precision or ("fp32" if name == "onnxruntime" else "fp16")
     return EngineError(
-        f"This model has no {name} build{f' at {precision}' if precision else ''}."
-        + (f" {' '.join(reasons)}" if reasons else ""),
-        f"Make it with: trtlm build --precision {precision or 'fp16'} --engine {name}"
+        f"This model has no {name} build{wanted}." + (f" {' '.join(reasons)}" if reasons else ""),
+        f"Make it with: trtlm build --precision {precision} --engine {name}"
+        + ("" if wanted.layout == NETS else f" --layout {wanted.layout}")
         + (" --calib SCANS." if precision == "int8" else "."),
         code="build_missing",
     )

@@ -24,9 +24,9 @@ class TorchEngine:
         self.provider = str(self.device)
         self.nets = {name: net.to(self.device).eval() for name, net in nets.items()}
 
-    def run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
         with torch.inference_mode():
-            outputs = self.nets[graph](torch.from_numpy(array).to(self.device))
+            outputs = self.nets[graph](*(torch.from_numpy(array).to(self.device) for array in arrays))
         if isinstance(outputs, torch.Tensor):
             outputs = (outputs,)
         return tuple(output.float().cpu().numpy() for output in outputs)

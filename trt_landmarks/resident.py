@@ -1,0 +1,99 @@
+"""The method as graphs over a scan that lies on the device: voxels in, landmarks out, nothing back in between.
+
+    host      scan -> voxels in FP32, and where they lie
+    device    coarse view -> coarse net -> points -> patches -> fine nets -> landmarks
+    host      landmarks in LPS mm
+
+The graphs are put together by :mod:`trt_landmarks.export.resident`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_landmarks.engines.base import Engine
+from trt_landmarks.errors import EngineError
+from trt_landmarks.layouts import LAYOUTS
+from trt_landmarks.localizer import Localization, SlicePlane
+from trt_landmarks.sampling import BORDER_TOLERANCE, intensity_range
+from trt_landmarks.scan import Scan
+from trt_landmarks.task import Task
+
+
+def scan_inputs(scan: Scan, intensities: tuple[float, float]) -> tuple[NDArray[np.float32], ...]:
+    """What the graphs take of a scan.
+
+    Args:
+        scan: the scan.
+        intensities: the voxel values that become 0 and 1.
+
+    Returns:
+        voxels ``[1, 1, K, J, I]``; to_grid ``[1, 3, 3]``, from mm from the scan's centre (LPS) to normalized
+        coordinates, where -1 and 1 are the middles of the first and the last voxel; limit ``[1, 3]``, the normalized
+        coordinates of the volume's faces; intensity ``[1, 2]``, low and 1 / (high - low).  All float32.
+    """
+    size = np.asarray(scan.geometry.size, dtype=np.float64)
+    half = np.maximum(size - 1, 1) / 2
+    to_grid = scan.geometry.world_to_voxel_matrix[:3, :3] / half[:, None]
+    limit = (size / 2 + BORDER_TOLERANCE) / half
+    low, high = intensities
+    arrays = (scan.voxels[None, None], to_grid[None], limit[None], np.array([[low, 1 / (high - low)]]))
+    voxels, matrix, faces, intensity = (np.ascontiguousarray(array, dtype=np.float32) for array in arrays)
+    return voxels, matrix, faces, intensity
+
+
+class ResidentLocalizer:
+    """Localizes a task's landmarks with graphs that take the scan itself.
+
+    Args:
+        task: what is localized.
+        engine: runs the graphs of a layout.
+        layout: one of :data:`~trt_landmarks.layouts.LAYOUTS`.
+    """
+
+    def __init__(self, task: Task, engine: Engine, layout: str) -> None:
+        self.task = task
+        self.engine = engine
+        self.graphs = LAYOUTS[layout]
+
+    def localize(self, scan: Scan) -> Localization:
+        """Landmarks of one scan."""
+        timing: dict[str, float] = {}
+        start = time.perf_counter()
+        inputs = scan_inputs(scan, intensity_range(scan.voxels, self.task.intensity))
+        timing["normalize"] = 1000 * (time.perf_counter() - start)
+        found: tuple[NDArray[np.float32], ...] = ()
+        coarse: tuple[NDArray[np.float32], ...] = ()
+        for graph in self.graphs:
+            start = time.perf_counter()
+            coarse = found
+            found = self.engine.run(graph, *inputs, *coarse)
+            if not all(np.isfinite(output).all() for output in found):
+                raise EngineError(
+                    f"{self.engine.name} in {self.engine.precision}: graph {graph} gave values that are not numbers.",
+                    "Take an engine of higher precision.",
+                    code="engine_output",
+                )
+            timing[graph] = 1000 * (time.perf_counter() - start)
+        points, confidence, axes, *rest = found
+        first = coarse[0] if coarse else rest.pop(0)
+        centre = scan.geometry.centre
+        planes = zip(self.task.groups, rest[0][0] if rest else (), strict=False)
+        return Localization(
+            centre + points[0].astype(np.float64),
+            confidence[0].astype(np.float64),
+            centre + first[0].astype(np.float64),
+            tuple(
+                SlicePlane(group, centre + point.astype(np.float64), axes[0, :, group.axis_index].astype(np.float64))
+                for group, point in planes
+            ),
+            timing,
+        )
+
+    def localize_batch(self, scans: Sequence[Scan]) -> list[Localization]:
+        """Landmarks of several scans, one after the other: their volumes differ in size."""
+        return [self.localize(scan) for scan in scans]
