@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -52,6 +53,19 @@ class Cancellable(Protocol):
 
     def cancel(self) -> None:
         """Make the runs that are under way raise :class:`RunCancelled` soon; called from another thread."""
+        ...
+
+
+@runtime_checkable
+class Chaining(Protocol):
+    """An engine that runs graphs one after another without their results coming to the host in between."""
+
+    def chain(self, graphs: Sequence[str], *arrays: NDArray[np.float32]) -> list[Arrays]:
+        """Run graphs, each on ``arrays`` and, behind them, the outputs of the one before it.
+
+        Returns:
+            For each graph its outputs in the graph's order, float32.
+        """
         ...
 
 
