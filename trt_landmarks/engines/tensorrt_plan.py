@@ -106,6 +106,8 @@ def build_plan(
         network = _parse(trt, builder, log, onnx_path, source)
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # else TensorRT for RTX allocates while it runs, and
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # its runs cannot be captured as CUDA graphs
         settings.apply(trt, config)
         _set_profile(builder, config, network, profile)
         times = None
