@@ -20,8 +20,12 @@ from trt_landmarks.scan import Scan, write_scan
 from trt_landmarks.training.checkpoint import Checkpoint
 
 TRTLM = [sys.executable, "-c", "from trt_landmarks.cli import main; main()"]
-#: A complete training takes hours; this shows that the command does what it says.
-SHORT = {"train": ["--length", "0.0005"]}
+#: By a word of the command. A complete training takes hours; this shows that the commands do what they say.
+SHORT = {
+    "train": ["--length", "0.0005"],
+    "--calib": ["--n", "1", "--accept-deviation"],
+    "calibrate": ["--n", "1", "--accept-deviation"],
+}
 
 
 def blocks(repo_root: Path, language: str) -> list[str]:
@@ -60,7 +64,7 @@ def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory
 
 
 def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
-    assert {words[0] for words in commands(repo_root)} >= {"train", "export", "build", "infer", "eval"}
+    assert {words[0] for words in commands(repo_root)} >= {"train", "export", "build", "infer", "eval", "calibrate", "inspect", "doctor"}
     assert ["build", "--precision", "fp16"] in commands(repo_root)
     assert ["infer", "scans/", "--out", "preds.json"] in commands(repo_root)
 
@@ -68,7 +72,7 @@ def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
 def test_the_readmes_commands_run_in_order(repo_root: Path, place: Path) -> None:
     for words in commands(repo_root):
         done = subprocess.run(
-            [*TRTLM, *words, *SHORT.get(words[0], [])],
+            [*TRTLM, *words, *(option for word in words for option in SHORT.get(word, []))],
             cwd=place,
             env={**os.environ, "TRTLM_CACHE": str(place / "cache")},
             capture_output=True,
