@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trt_landmarks.builds import ENGINES, PRECISIONS, Build, list_builds
 from trt_landmarks.bundle import Bundle
@@ -14,6 +14,9 @@ from trt_landmarks.engines.plan_check import Plan
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.layouts import LAYOUTS, NETS
 from trt_landmarks.profiles import profiles
+
+if TYPE_CHECKING:
+    from trt_landmarks.engines.tensorrt import TensorRTEngine
 
 
 def open_engine(
@@ -85,18 +88,32 @@ def _open_tensorrt(
     )
     if not fitting:
         raise _no_build(name, wanted, reasons)
+    build = fitting[0]
+    opened = open_plans(bundle, build)
+    gpu = first_gpu()
+    return opened, f"{name} {build.precision} on {gpu.name if gpu else 'GPU'}, the build that was made for it"
+
+
+def open_plans(bundle: Bundle, build: Build, **options: int) -> TensorRTEngine:
+    """Open a build of plans.
+
+    Args:
+        bundle: the model.
+        build: for one of TensorRT's flavours.
+        options: ``device`` and ``cuda_graphs`` of :class:`~trt_landmarks.engines.tensorrt.TensorRTEngine`.
+
+    Raises:
+        EngineError: if a file was changed, or it cannot run here.
+    """
     from trt_landmarks.engines.tensorrt import TensorRTEngine
 
-    build = fitting[0]
     build.verify()
     shapes = profiles(bundle.task, build.layout)
     plans = {
         graph: Plan(path, build.record["recipe"]["sources"][graph], next(iter(shapes[graph].values()))[0])
         for graph, path in build.files.items()
     }
-    opened = TensorRTEngine(plans, name, build.precision, build.record["command"])
-    gpu = first_gpu()
-    return opened, f"{name} {build.precision} on {gpu.name if gpu else 'GPU'}, the build that was made for it"
+    return TensorRTEngine(plans, build.engine, build.precision, build.record["command"], **options)
 
 
 def _open_onnxruntime(
