@@ -219,34 +219,23 @@ def infer(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
     preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
     layout: Layout = "nets",
+    devices: Annotated[str | None, typer.Option(help="GPUs that share the scans, such as 0,1. [default: 0]")] = None,
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
     from trt_landmarks.bundle import open_bundle
-    from trt_landmarks.engines.select import open_engine
     from trt_landmarks.inference import infer as run
-    from trt_landmarks.inference import side_by_side
-    from trt_landmarks.layouts import NETS
-    from trt_landmarks.localizer import Localizer
     from trt_landmarks.predictions import CaseResult, Predictions
-    from trt_landmarks.preprocessing.select import open_preprocessor
-    from trt_landmarks.resident import ResidentLocalizer
     from trt_landmarks.scan import find_scans
+    from trt_landmarks.workers import open_workers, parse_devices
 
     files = find_scans(scans)
     bundle = open_bundle(model)
-    workers, threads_each = side_by_side(-(-len(files) // batch), threads)
-    chosen, note = open_engine(bundle, engine, precision, threads_each, layout)
-    localizers: list[Localizer | ResidentLocalizer]
-    if layout == NETS:
-        preprocessor, prepared = open_preprocessor(preprocess, chosen.provider == "GPU", threads)
-        localizers = [Localizer(bundle.task, bundle.mean_shape, chosen, preprocessor)]
-    else:
-        prepared = f"in the graphs ({layout})"
-        localizers = [ResidentLocalizer(bundle.task, chosen, layout)]
-    if chosen.provider != "GPU" and workers > 1:
-        localizers *= workers  # they share the engine
-        note += f"; {workers} workers with {threads_each} thread{'s' if threads_each != 1 else ''} each"
+    workers = open_workers(
+        bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
+        threads=threads, devices=parse_devices(devices),
+    )  # fmt: skip
+    chosen, note, prepared = workers.engine, workers.note, workers.preprocessing
     if not quiet:
         typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
     predictions = Predictions(
@@ -263,7 +252,7 @@ def infer(
                 typer.echo(f"trtlm: {case.error.message}", err=True)
 
         try:
-            run(files, localizers, predictions, out=out, batch=batch, progress=progress)
+            run(files, workers.localizers, predictions, out=out, batch=batch, progress=progress)
         except (KeyboardInterrupt, PipelineError) as end:
             why = "interrupted" if isinstance(end, KeyboardInterrupt) else str(end).rstrip(".")
             typer.echo(f"trtlm: {why}; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)

@@ -33,7 +33,7 @@ def scans() -> list[Scan]:
     ):
         noise = rng.normal(size=size[::-1])
         for axis in range(3):
-            noise = sum(np.roll(noise, shift, axis) for shift in range(-2, 3))
+            noise = np.mean([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
         voxels = ((noise - noise.min()) / np.ptp(noise) * 250).astype(dtype)
         geometry = Geometry(size, spacing, (100.0, -50.0, 20.0), rotation(*degrees))
         found.append(Scan("noise", None, voxels, geometry))

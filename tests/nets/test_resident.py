@@ -30,7 +30,7 @@ def any_scan(rng: np.random.Generator) -> Scan:
     size = tuple(int(n) for n in rng.integers(1, 14, 3))
     direction = rotation(*rng.uniform(-180, 180, 3)) * rng.choice([-1, 1], 3)
     spacing, origin = tuple(rng.uniform(0.05, 3, 3)), tuple(rng.uniform(-500, 500, 3))
-    dtype = rng.choice([np.uint8, np.int16, np.float32])
+    dtype = ("uint8", "int16", "float32")[rng.integers(3)]
     voxels = rng.integers(0, 250, size[::-1]).astype(dtype)
     return Scan("noise", None, voxels, Geometry(size, spacing, origin, direction))  # type: ignore[arg-type]
 

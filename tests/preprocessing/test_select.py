@@ -25,18 +25,18 @@ def test_the_cpus_default_is_the_faster_one_and_needs_no_dali(monkeypatch: pytes
 
 def test_beside_an_engine_on_the_gpu_auto_says_why_it_is_not_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    chosen, note = open_preprocessor(gpu=True)
+    chosen, note = open_preprocessor(device=0)
     assert chosen.name == "reference" and "DALI is not installed" in note
     with pytest.raises(EngineError, match="DALI is not installed"):
-        open_preprocessor("dali", gpu=True)
+        open_preprocessor("dali", device=0)
 
 
 @pytest.mark.skipif(gpu_problem() is None, reason="there is a GPU")
 def test_beside_an_engine_on_a_gpu_that_is_not_there() -> None:
-    chosen, note = open_preprocessor(gpu=True)
+    chosen, note = open_preprocessor(device=0)
     assert chosen.name == "reference" and "GPU" in note
     with pytest.raises(EngineError, match="GPU"):
-        open_preprocessor("dali", gpu=True)
+        open_preprocessor("dali", device=0)
 
 
 def test_no_such_preprocessing() -> None:

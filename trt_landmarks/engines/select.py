@@ -8,7 +8,6 @@ from trt_landmarks.builds import ENGINES, PRECISIONS, Build, list_builds
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.engines.flavours import FLAVOURS
-from trt_landmarks.engines.gpu import first_gpu
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.plan_check import Plan
 from trt_landmarks.errors import BundleError, EngineError
@@ -25,6 +24,7 @@ def open_engine(
     precision: str | None = None,
     threads: int | None = None,
     layout: str = NETS,
+    device: int = 0,
 ) -> tuple[Engine, str]:
     """Open an engine for a model.
 
@@ -36,6 +36,7 @@ def open_engine(
             precision is not faster.
         threads: threads of ONNX Runtime; None takes all cores.
         layout: what its graphs are (:mod:`trt_landmarks.layouts`).
+        device: number of the GPU, for engines that run on one.
 
     Returns:
         The engine, and a line for people: which it is and why.
@@ -53,13 +54,13 @@ def open_engine(
     builds = [build for build in list_builds(bundle, reasons.append) if build.layout == layout]
     wanted = _Wanted(precision, layout)
     if engine in FLAVOURS:
-        return _open_tensorrt(bundle, builds, engine, wanted, reasons)
+        return _open_tensorrt(bundle, builds, engine, wanted, reasons, device)
     if engine == "auto":
         present = {build.engine for build in builds if precision in (None, build.precision)}
         for name in FLAVOURS:
             if name in present:
                 try:
-                    return _open_tensorrt(bundle, builds, name, wanted, reasons)
+                    return _open_tensorrt(bundle, builds, name, wanted, reasons, device)
                 except (EngineError, BundleError) as error:
                     reasons.append(error.message)
         if not present & set(FLAVOURS):
@@ -79,7 +80,7 @@ class _Wanted(NamedTuple):
 
 
 def _open_tensorrt(
-    bundle: Bundle, builds: list[Build], name: str, wanted: _Wanted, reasons: list[str]
+    bundle: Bundle, builds: list[Build], name: str, wanted: _Wanted, reasons: list[str], device: int
 ) -> tuple[Engine, str]:
     precisions = (wanted.precision,) if wanted.precision else ("fp16", "int8", "fp32")
     fitting = sorted(
@@ -89,9 +90,8 @@ def _open_tensorrt(
     if not fitting:
         raise _no_build(name, wanted, reasons)
     build = fitting[0]
-    opened = open_plans(bundle, build)
-    gpu = first_gpu()
-    return opened, f"{name} {build.precision} on {gpu.name if gpu else 'GPU'}, the build that was made for it"
+    opened = open_plans(bundle, build, device=device)
+    return opened, f"{name} {build.precision} on GPU {device}, the build that was made for it"
 
 
 def open_plans(bundle: Bundle, build: Build, **options: int) -> TensorRTEngine:

@@ -8,13 +8,15 @@ from trt_landmarks.preprocessing.reference import Preprocessor, ReferencePreproc
 PREPROCESSORS = ("reference", "dali")
 
 
-def open_preprocessor(name: str = "auto", gpu: bool = False, threads: int | None = None) -> tuple[Preprocessor, str]:
+def open_preprocessor(
+    name: str = "auto", device: int | None = None, threads: int | None = None
+) -> tuple[Preprocessor, str]:
     """Open a preprocessor.
 
     Args:
         name: ``reference``, ``dali``, or ``auto``: DALI beside an engine on the GPU if it can be had, else the
             reference, which is the faster one on the CPU (1.5 to 7 times on 2 cores: ``benchmarks/preprocessing.py``).
-        gpu: whether the engine runs on the first GPU; then DALI does too.
+        device: number of the GPU that the engine runs on, and DALI then too; None for the CPU.
         threads: DALI's threads on the CPU; None takes all cores.
 
     Returns:
@@ -26,12 +28,12 @@ def open_preprocessor(name: str = "auto", gpu: bool = False, threads: int | None
     if name not in ("auto", *PREPROCESSORS):
         raise EngineError(f"{name}: no such preprocessing.", f"Preprocessing: auto, {', '.join(PREPROCESSORS)}.")
     because = ""
-    if name == "dali" or (name == "auto" and gpu):
+    if name == "dali" or (name == "auto" and device is not None):
         from trt_landmarks.preprocessing.dali import DaliPreprocessor
 
         try:
-            dali = DaliPreprocessor(0 if gpu else None, threads)
-            return dali, f"dali {dali.version} on the {'GPU' if gpu else 'CPU'}"
+            dali = DaliPreprocessor(device, threads)
+            return dali, f"dali {dali.version} on the {'CPU' if device is None else 'GPU'}"
         except EngineError as error:
             if name == "dali":
                 raise

@@ -1,0 +1,98 @@
+"""The localizers that share a folder: one for each GPU, or several on the CPU's cores."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from trt_landmarks.bundle import Bundle
+from trt_landmarks.engines.base import Engine
+from trt_landmarks.engines.select import open_engine
+from trt_landmarks.errors import EngineError
+from trt_landmarks.inference import AnyLocalizer, side_by_side
+from trt_landmarks.layouts import NETS
+from trt_landmarks.localizer import Localizer
+from trt_landmarks.preprocessing.select import open_preprocessor
+from trt_landmarks.resident import ResidentLocalizer
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Localizers, and what they are.
+
+    Attributes:
+        localizers: each computes in a thread of its own; on the CPU they share one engine.
+        engine: the first one's engine.
+        note: which engine it is and why, for people.
+        preprocessing: what samples the coarse net's input, for people.
+    """
+
+    localizers: list[AnyLocalizer]
+    engine: Engine
+    note: str
+    preprocessing: str
+
+
+def open_workers(
+    bundle: Bundle,
+    batches: int,
+    *,
+    engine: str = "auto",
+    precision: str | None = None,
+    layout: str = NETS,
+    preprocess: str = "auto",
+    threads: int | None = None,
+    devices: tuple[int, ...] = (),
+) -> Workers:
+    """Open what works on a folder.
+
+    Args:
+        bundle: the model.
+        batches: how many there are to compute.
+        engine: see :func:`~trt_landmarks.engines.select.open_engine`.
+        precision: the same.
+        layout: the same.
+        preprocess: see :func:`~trt_landmarks.preprocessing.select.open_preprocessor`.
+        threads: on the CPU, of all workers together; None for all cores.
+        devices: numbers of GPUs, one worker each; none given: the first GPU, or the CPU.
+
+    Raises:
+        EngineError: if an explicit choice cannot be had, with the reason and what to do.
+    """
+    count, each = side_by_side(batches, threads)
+    localizers: list[AnyLocalizer] = []
+    opened: list[Engine] = []
+    for device in devices or (0,):
+        one, note = open_engine(bundle, engine, precision, each, layout, device)
+        if devices and one.provider != "GPU":
+            raise EngineError(
+                f"GPUs {', '.join(map(str, devices))} were asked for, and this would run as: {note}.",
+                "Leave --devices out, or build the model for TensorRT: trtlm build; see trtlm doctor.",
+                code="engine_missing",
+            )
+        opened.append(one)
+        if layout != NETS:
+            preprocessing = f"in the graphs ({layout})"
+            localizers.append(ResidentLocalizer(bundle.task, one, layout))
+            continue
+        preprocessor, preprocessing = open_preprocessor(preprocess, device if one.provider == "GPU" else None, threads)
+        localizers.append(Localizer(bundle.task, bundle.mean_shape, one, preprocessor))
+    if len(devices) > 1:
+        note += f"; one worker on each of GPUs {', '.join(map(str, devices))}"
+    if opened[0].provider != "GPU" and count > 1:
+        localizers *= count  # they share the engine
+        note += f"; {count} workers with {each} thread{'s' if each != 1 else ''} each"
+    return Workers(localizers, opened[0], note, preprocessing)
+
+
+def parse_devices(text: str | None) -> tuple[int, ...]:
+    """Numbers of GPUs from ``0,1``.
+
+    Raises:
+        EngineError: if it is anything else, or names one twice.
+    """
+    if text is None:
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text) or len(set(text.split(","))) < len(text.split(",")):
+        raise EngineError(f"--devices {text}: is not a list of GPUs.", "Write numbers with commas: --devices 0,1.")
+    return tuple(int(number) for number in text.split(","))
