@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, load
+from onnx import ModelProto, TensorProto, helper, load
 
 from trt_landmarks.calibration.graph import expose, learned_nodes, load_net
 from trt_landmarks.engines.emulation import emulate
@@ -15,12 +16,15 @@ from trt_landmarks.engines.emulation import emulate
 #: Layers to name.
 WORST = 3
 
+Tensors = Mapping[str, NDArray[np.float32]]
+
 
 def layers_to_blame(graph: Path, lowered: Path, inputs: NDArray[np.float32]) -> list[dict[str, Any]]:
     """The learned layers that add most error on given inputs, worst first.
 
-    Error is the root mean square difference from FP32 of what a layer gives, relative to what FP32 gives.  A layer
-    is blamed for what it adds to the error of the layers before it; one that overflows adds infinity.
+    Every layer is given what the layers before it give in FP32, so that it is blamed for its own error alone: later
+    layers can enlarge an error that is not theirs.  Error is the root mean square difference of what the layer gives,
+    relative to what FP32 gives; infinity if it overflows.
 
     Args:
         graph: the FP32 graph.
@@ -28,35 +32,37 @@ def layers_to_blame(graph: Path, lowered: Path, inputs: NDArray[np.float32]) -> 
         inputs: ``[count, ...]``; a few are enough.
 
     Returns:
-        Plain data per layer: ``node``, ``operator``, ``error`` and ``added``.
+        Plain data per layer: ``node``, ``operator`` and ``added``, its error.
     """
-    net = load_net(graph)
-    nodes = learned_nodes(net)
-    tensors = [node.output[0] for node in nodes]
-    exact = _run(net, tensors, inputs)
-    low = load(lowered)
+    net, low = load_net(graph), load(lowered)
+    (value,) = net.graph.input
     given = {node.name: node.output[0] for node in low.graph.node}
-    renamed = [given.get(node.name, "") for node in nodes]
-    coarse = _run(emulate(low), [name for name in renamed if name], inputs)
-    error: dict[str, float] = {}
+    nodes = [node for node in learned_nodes(net) if node.name in given]
+    exact = _run(net, [node.output[0] for node in nodes], {value.name: inputs})
+    feeds = {given[node.name]: exact[node.output[0]] for node in nodes}
+    own = _run(_apart(emulate(low), list(feeds)), [f"{name}/own" for name in feeds], {value.name: inputs, **feeds})
     found: list[dict[str, Any]] = []
-    before = _learned_before(net)
-    for node, tensor, name in zip(nodes, tensors, renamed, strict=True):
-        if not name:
-            continue
+    for node in nodes:
+        expected, got = exact[node.output[0]], own[f"{given[node.name]}/own"]
         with np.errstate(invalid="ignore", over="ignore"):
-            difference = float(np.sqrt(np.mean((coarse[name] - exact[tensor]) ** 2)))
-        relative = difference / max(float(np.sqrt(np.mean(exact[tensor] ** 2))), 1e-12)
-        error[node.name] = relative if np.isfinite(relative) else np.inf
-        inherited = max((error.get(other, 0.0) for other in before[node.name]), default=0.0)
-        added = (error[node.name] ** 2 - inherited**2) ** 0.5 if error[node.name] > inherited else 0.0
-        found.append({
-            "node": node.name, "operator": node.op_type, "error": round(error[node.name], 5), "added": round(added, 5)
-        })  # fmt: skip
+            difference = np.sqrt(np.mean((got - expected) ** 2))
+        added = float(difference / max(np.sqrt(np.mean(expected**2)), 1e-12))
+        added = round(added, 5) if np.isfinite(added) else np.inf
+        found.append({"node": node.name, "operator": node.op_type, "added": added})
     return sorted(found, key=lambda layer: -layer["added"])[:WORST]
 
 
-def _run(model: ModelProto, tensors: list[str], inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def _apart(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """A model that takes some of its tensors as inputs, and what it would give for them itself is ``<name>/own``."""
+    for node in model.graph.node:
+        for position, name in enumerate(node.output):
+            if name in tensors:
+                node.output[position] = f"{name}/own"
+    model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
+    return model
+
+
+def _run(model: ModelProto, tensors: Sequence[str], feeds: Tensors) -> dict[str, NDArray[np.float32]]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -64,20 +70,5 @@ def _run(model: ModelProto, tensors: list[str], inputs: NDArray[np.float32]) -> 
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = expose(model, tensors).SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (value,) = session.get_inputs()
-    found = session.run(tensors, {value.name: np.asarray(inputs, dtype=np.float32)})
+    found = session.run(tensors, {name: np.asarray(array, dtype=np.float32) for name, array in feeds.items()})
     return dict(zip(tensors, found, strict=True))
-
-
-def _learned_before(net: ModelProto) -> dict[str, set[str]]:
-    """For every learned node the learned nodes whose output reaches it through others."""
-    learned = {node.name for node in learned_nodes(net)}
-    sources: dict[str, set[str]] = {}  # tensor -> the learned nodes it comes from
-    before: dict[str, set[str]] = {}
-    for node in net.graph.node:
-        merged = set().union(*(sources.get(name, set()) for name in node.input))
-        if node.name in learned:
-            before[node.name] = merged
-            merged = {node.name}
-        sources.update(dict.fromkeys(node.output, merged))
-    return before

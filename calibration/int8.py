@@ -10,7 +10,7 @@ import contextlib
 import io
 import tempfile
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 
 
 def to_int8(
-    graph: Path, inputs: NDArray[np.float32], out: Path, method: str = "entropy", exclude: Collection[str] = ()
+    graph: Path,
+    inputs: NDArray[np.float32],
+    out: Path,
+    method: str = "entropy",
+    exclude: Collection[str] = (),
+    choose: Callable[[ModelProto, ModelProto], Collection[str]] = lambda net, quantized: (),
 ) -> dict[str, Any]:
     """Write the INT8 form of a graph; its inputs, its outputs and its decoding stay FP32.
 
@@ -41,6 +46,7 @@ def to_int8(
         out: file to write.
         method: one of :data:`~trt_landmarks.calibration.recipe.METHODS`.
         exclude: names of layers (as :func:`quantized_layers` gives them) that stay in FP16.
+        choose: is given the net and its quantized form, and names further layers to exclude.
 
     Returns:
         Plain data: see :func:`describe` and :func:`~trt_landmarks.calibration.fp16.half`.
@@ -49,10 +55,11 @@ def to_int8(
         EngineError: if ModelOpt is missing or fails, or a layer to exclude is not there.
     """
     net = load_net(graph)
-    quantized = without(quantize(net, inputs, graph.name, method), exclude, graph.name)
-    result, around = half(quantized, inputs, graph.name)
+    quantized = quantize(net, inputs, graph.name, method)
+    leave = {*exclude, *choose(net, quantized)}
+    result, around = half(without(quantized, leave, graph.name), inputs, graph.name)
     save(result, out)
-    return {**describe(net, result), "method": method, "excluded": sorted(exclude), "around": around}
+    return {**describe(net, result), "method": method, "excluded": sorted(leave), "around": around}
 
 
 def quantize(net: ModelProto, inputs: NDArray[np.float32], name: str, method: str = "entropy") -> ModelProto:

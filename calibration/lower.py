@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.calibration.blame import layers_to_blame
-from trt_landmarks.calibration.fp16 import half, save, to_fp16
+from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.gate import deviation, judged, localize_all, table
-from trt_landmarks.calibration.graph import load_net
-from trt_landmarks.calibration.int8 import describe, quantize, without
+from trt_landmarks.calibration.int8 import to_int8
 from trt_landmarks.calibration.recipe import SENSITIVITY_SCANS, Recipe
 from trt_landmarks.calibration.scans import CalibrationScans, read_scans
 from trt_landmarks.calibration.sensitivity import Findings, sensitivity
@@ -22,6 +21,9 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import Inputs, compare, random_inputs, real_inputs
 from trt_landmarks.localizer import Localizer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 #: Batches at which a converted graph is compared with its original, and the inputs for that.
 BATCHES, COMPARED_INPUTS = (1, 2), 2
@@ -65,6 +67,7 @@ def lower(
     Raises:
         EngineError: if a graph cannot be converted, or the gate is not passed (code ``gate_failed``).
         ScanError: if a scan cannot be read.
+        LandmarkFileError: if an annotation cannot be read.
     """
     if scans is None and recipe.precision == "int8":
         raise EngineError(
@@ -77,8 +80,10 @@ def lower(
             "Layers are left out of INT8, not of FP16, which keeps what is too large for it in FP32 by itself.",
             "Take --exclude and --sensitivity away, or build with --precision int8.",
         )
+    excluded = _by_graph(recipe.exclude, bundle)
     reference = OnnxRuntimeEngine(bundle.graphs)
     held_out = read_scans(scans.held_out) if scans else []
+    truth = scans.truth(bundle.task.landmarks) if scans else None
     if scans is None:
         say("no scans given: calibrating on smooth random inputs; accuracy in mm is not measured")
         inputs: Inputs = random_inputs(bundle.task, RANDOM_INPUTS)
@@ -89,7 +94,6 @@ def lower(
         inputs = real_inputs(localizer, read_scans(scans.calibration))
         fresh = real_inputs(localizer, held_out[:COMPARED_INPUTS])
     kept = Findings(findings, _findings_key(bundle, recipe, scans)) if scans and recipe.sensitivity else None
-    excluded = _by_graph(recipe.exclude, bundle)
     files: dict[str, Path] = {}
     facts: dict[str, Any] = {"lowering": {}} | ({"sensitivity": {}} if kept else {})
     for graph, source in bundle.graphs.items():
@@ -98,18 +102,16 @@ def lower(
         if recipe.precision == "fp16":
             facts["lowering"][graph] = to_fp16(source, inputs[graph], files[graph])
             continue
-        net = load_net(source)
-        quantized = quantize(net, inputs[graph], source.name, recipe.method)
-        leave = set(excluded[graph])
-        if kept is not None:
+
+        def choose(net: ModelProto, quantized: ModelProto, graph: str = graph) -> list[str]:
+            if kept is None:
+                return []
             few = inputs[graph][:SENSITIVITY_SCANS]
             ranking = sensitivity(net, quantized, few, _spacing(bundle, graph), kept, graph, say)
             facts["sensitivity"][graph] = ranking
-            leave |= set(ranking["excluded"])
-        result, around = half(without(quantized, leave, source.name), inputs[graph], source.name)
-        save(result, files[graph])
-        figures = {**describe(net, result), "method": recipe.method, "excluded": sorted(leave), "around": around}
-        facts["lowering"][graph] = figures
+            return list(ranking["excluded"])
+
+        facts["lowering"][graph] = to_int8(source, inputs[graph], files[graph], recipe.method, excluded[graph], choose)
     say("comparing with FP32 in ONNX Runtime")
     engine = OnnxRuntimeEngine(files, recipe.precision)
     facts["comparison"] = compare(reference, engine, bundle.task, fresh, BATCHES)
@@ -118,7 +120,7 @@ def lower(
         _check_random(facts["comparison"])
         return files, facts
     expected, found = (localize_all(bundle, one, held_out) for one in (reference, engine))
-    gate = judged(deviation(bundle, expected, found, scans.truth(bundle.task.landmarks)), recipe.precision)
+    gate = judged(deviation(bundle, expected, found, truth), recipe.precision)
     facts["gate"] = {**gate, "on": [scan.id for scan in held_out], "engine": CPU_ENGINE}
     for line in table(gate):
         say(line)
@@ -155,10 +157,10 @@ def _by_graph(exclude: Collection[str], bundle: Bundle) -> dict[str, list[str]]:
 
 def _refuse(gate: dict[str, Any], precision: str, say: Say) -> None:
     """Tell the layers to blame, and refuse the build unless its deviation is accepted."""
+    found = [(graph, layer) for graph, layers in gate["blame"].items() for layer in layers]
     blamed = [
         f"{graph}: {layer['node']} ({layer['operator']}, adds {100 * layer['added']:.2g} %)"
-        for graph, layers in gate["blame"].items()
-        for layer in layers
+        for graph, layer in sorted(found, key=lambda one: -one[1]["added"])
     ]
     what = f"{precision.upper()} deviates too much from FP32: {'; '.join(gate['failures'])}"
     if gate["accepted"]:

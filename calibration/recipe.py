@@ -56,7 +56,9 @@ DATA_MAX = 512.0
 RANGE_INPUTS = 4
 #: Sensitivity: layers are excluded until a graph's mean deviation is at most this, in voxels of its grid ...
 AIM_VOXEL = 0.1
-#: ... unless less than this share of the convolutions' operations would stay in INT8 ...
+#: ... if that makes it smaller by this share at least, ...
+LEAST_GAIN = 0.01
+#: ... and unless less than this share of the convolutions' operations would stay in INT8 ...
 LEAST_INT8 = 0.8
 #: ... measured on so many of the calibration scans.
 SENSITIVITY_SCANS = 4
@@ -68,6 +70,7 @@ def settings() -> dict[str, float]:
         "data_max": DATA_MAX,
         "range_inputs": RANGE_INPUTS,
         "aim_voxel": AIM_VOXEL,
+        "least_gain": LEAST_GAIN,
         "least_int8": LEAST_INT8,
         "sensitivity_scans": SENSITIVITY_SCANS,
     }

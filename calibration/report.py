@@ -6,7 +6,7 @@ from typing import Any
 
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.calibration.gate import summary
-from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_INT8, SENSITIVITY_SCANS, Recipe
+from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_INT8, Recipe
 
 #: Operators people ask about, because their accuracy or speed in INT8 is in doubt.
 DOUBTFUL = (
@@ -56,7 +56,7 @@ def _gate(gate: dict[str, Any] | None) -> list[str]:
 
 
 def _fp16(lowering: dict[str, Any]) -> list[str]:
-    lines = ["| graph | nodes FP16 | nodes FP32 | of them decoding | convolutions in FP16 | too large for FP16 |"]
+    lines = ["| graph | nodes FP16 | nodes FP32 | decoding, any type | convolutions in FP16 | too large for FP16 |"]
     lines += ["|---|---|---|---|---|---|"]
     for graph, row in lowering.items():
         nodes = row["nodes"]
@@ -89,8 +89,9 @@ def _int8(lowering: dict[str, Any]) -> list[str]:
 
 
 def _sensitivity(graphs: dict[str, Any]) -> list[str]:
+    scans = max(found["inputs"] for found in graphs.values())
     lines = [
-        f"Mean deviation of a graph's points from FP32 on {SENSITIVITY_SCANS} calibration scans: with one layer in",
+        f"Mean deviation of a graph's points from FP32 on {scans} calibration scans: with one layer in",
         "INT8, and with all others. Layers are excluded, worst first, while the deviation with all is above",
         f"{AIM_VOXEL:g} voxel of the graph's grid and {100 * LEAST_INT8:g} % of the convolutions' work stays in INT8.",
     ]

@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from trt_landmarks.calibration.graph import DECODING, conv_flops
 from trt_landmarks.calibration.int8 import describe, quantized_layers, without
-from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_INT8
+from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_GAIN, LEAST_INT8
 
 
 @dataclass
@@ -79,7 +79,7 @@ def sensitivity(
     Returns:
         Plain data: ``mean_mm`` (deviation of the graph's points with all layers in INT8), ``layers`` (worst first:
         ``node``, ``operator``, ``alone_mm`` with it alone in INT8, ``without_mm`` with all others, ``conv_flops``),
-        ``excluded`` (chosen layers) and ``mean_mm_excluded`` (deviation without these).
+        ``excluded`` (chosen layers), ``mean_mm_excluded`` (deviation without these) and ``inputs`` (their number).
     """
     expected = _points(net, inputs)
     names = [node.name for node in quantized_layers(quantized)]
@@ -112,9 +112,12 @@ def sensitivity(
         if describe(net, without(quantized, more, graph))["conv_flops_int8"] < LEAST_INT8:
             continue
         found = findings.get(f"{graph}:without:{','.join(more)}", partial(deviation, more))
-        if found < reached:
+        if found < (1 - LEAST_GAIN) * reached:
             excluded, reached = more, found
-    return {"mean_mm": everything, "layers": layers, "excluded": excluded, "mean_mm_excluded": reached}
+    return {
+        "mean_mm": everything, "layers": layers, "excluded": excluded, "mean_mm_excluded": reached,
+        "inputs": len(inputs),
+    }  # fmt: skip
 
 
 def _points(model: ModelProto, inputs: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -175,7 +175,7 @@ def test_any_change_of_an_input_makes_a_new_build(
     annotation = next(iter(chosen.annotations.values()))
     annotation.write_text(annotation.read_text().replace("5,5,5", "5,5,6"))
     anew()
-    for name in ("DATA_MAX", "RANGE_INPUTS", "AIM_VOXEL", "LEAST_INT8", "SENSITIVITY_SCANS"):
+    for name in ("DATA_MAX", "RANGE_INPUTS", "AIM_VOXEL", "LEAST_GAIN", "LEAST_INT8", "SENSITIVITY_SCANS"):
         monkeypatch.setattr(recipe, name, 1)
         anew()
     monkeypatch.setitem(recipe.LIMITS, "int8", Limits(mean_voxel=9.0))

@@ -227,6 +227,8 @@ def _read_build(bundle: Bundle, folder: Path) -> Build:
             and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
             and isinstance(record["gate"], dict | None)
             and isinstance(record["command"], str)
+            and isinstance(record["recipe"]["versions"], dict)
+            and (found.layout != NETS or found.engine in FLAVOURS or isinstance(record["recipe"]["recipe"], dict))
             and (found.engine not in FLAVOURS or set(record["recipe"]["sources"]) == set(record["graphs"]))
         )
     except (ValueError, KeyError, TypeError, AttributeError):

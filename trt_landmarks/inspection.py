@@ -31,7 +31,12 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
             found.verify()
         except TrtlmError as error:
             problems.append(error.message)
-        builds.append(_build(bundle, found))
+        try:
+            row = _build(bundle, found)
+            _build_lines(row)
+            builds.append(row)
+        except (KeyError, TypeError, ValueError, AttributeError):  # a record that lacks what can be shown of it
+            problems.append(f"{found.folder}: its record is damaged. It is not shown; build it again.")
     manifest, task = bundle.manifest, bundle.task
     parity = manifest.get("parity", {})
     sizes = {file: (bundle.root / file).stat().st_size for file in manifest["files"] if (bundle.root / file).is_file()}
