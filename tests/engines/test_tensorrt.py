@@ -177,6 +177,13 @@ def test_a_chain_gives_what_its_graphs_give_with_one_synchronization(
     assert device.synchronized == 1
 
 
+def test_inputs_may_differ_in_shape(device: Device, tmp_path: Path) -> None:
+    net = Net({"a": ROWS, "scale": ((1, 1),) * 3}, ("scaled",), lambda a, scale: (a * scale,))
+    engine = opened(device, tmp_path, net=net)
+    (scaled,) = engine.run("net", ramp(1), np.full((1, 1), 3, np.float32))
+    assert np.array_equal(scaled, 3 * ramp(1))
+
+
 def test_a_graph_comes_once_in_a_chain_and_inputs_agree_in_rows(device: Device, tmp_path: Path) -> None:
     engine = opened(device, tmp_path, first=FIRST, second=SECOND)
     with pytest.raises(ValueError, match="comes twice"):

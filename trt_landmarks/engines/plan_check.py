@@ -42,7 +42,7 @@ class Plan:
     Attributes:
         path: the file.
         source_sha256: SHA-256 of the ONNX graph it is to compute.
-        shape: shape of its input for a batch of one, ``[1, channels, Z, Y, X]``.
+        shape: shape of its first input for a batch of one, ``[1, channels, Z, Y, X]``.
     """
 
     path: Path
@@ -164,15 +164,15 @@ def _gpu_differences(record: PlanRecord, gpu: Gpu) -> list[str]:
 
 
 def _profile_differences(record: PlanRecord, shape: tuple[int, ...]) -> list[str]:
-    differences = []
-    for name, (smallest, _, largest) in record.profile.items():
-        inside = len(shape) == len(smallest) and all(
-            low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
-        )
-        if not inside:
-            built = f"{_times(smallest)} to {_times(largest)}"
-            differences.append(f"it was built for inputs {name} of {built}, and {_times(shape)} is asked for")
-    return differences
+    name = record.inputs[0].name
+    smallest, _, largest = record.profile[name]
+    inside = len(shape) == len(smallest) and all(
+        low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
+    )
+    if inside:
+        return []
+    built = f"{_times(smallest)} to {_times(largest)}"
+    return [f"it was built for inputs {name} of {built}, and {_times(shape)} is asked for"]
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -173,7 +173,9 @@ class TensorRTEngine:
                     parts = [state.run(graphs, _rows(inputs, n, n + step)) for n in range(0, max(1, rows), step)]
             except state.cuda.Error as error:
                 raise EngineError(
-                    f"{names}: CUDA failed: {error}.", "Free GPU memory, or take --engine onnxruntime."
+                    f"{names}: CUDA failed: {error}.",
+                    "Free GPU memory, or take --engine onnxruntime.",
+                    code="cuda_failed",
                 ) from None
             except EngineError as error:
                 message = f"{error.message} {log.last()}." if log.errors else error.message
