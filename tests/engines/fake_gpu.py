@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -119,6 +120,7 @@ class Device:
     pushed: int = 0
     synchronized: int = 0
     captures: int = 0
+    settled: int = 0
     launches: int = 0
 
     def need_context(self) -> None:
@@ -237,6 +239,7 @@ class Device:
         module.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
         module.ILogger = type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1, WARNING=2)})
         module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
+        module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
         module.Runtime = runtime
         return module
 
@@ -256,8 +259,15 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> str:
         return "float16" if "type" in self.device.broken else "float32"
 
-    def create_execution_context(self, strategy: str) -> Any:
-        assert strategy == "user managed"
+    def create_runtime_config(self) -> Any:
+        config: Any = SimpleNamespace()
+        config.set_execution_context_allocation_strategy = partial(setattr, config, "allocation")
+        return config
+
+    def create_execution_context(self, how: Any) -> Any:
+        if how != "user managed":  # a context to capture
+            assert (how.allocation, how.dynamic_shapes_kernel_specialization_strategy) == ("user managed", "eager")
+            self.device.settled += 1
         return None if "context" in self.device.broken else Context(self)
 
     def __del__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engines.fake_gpu import Device, Net, Stream, install, write_plan
+from tests.engines.fake_gpu import Context, Device, Engine, Net, Stream, install, write_plan
 from tests.engines.plans import COMMAND, change
 from trt_landmarks.engines import tensorrt
 from trt_landmarks.engines.base import COARSE
@@ -154,6 +154,18 @@ def test_buffers_grow_with_the_shapes_and_never_shrink(device: Device, tmp_path:
     assert len(device.memory) == counts[0]  # what was replaced is free
 
 
+def test_the_stand_in_has_the_real_names(rtx: ModuleType) -> None:
+    device = Device()
+    for real, stand_in in ((rtx.IExecutionContext, Context), (rtx.ICudaEngine, Engine)):
+        assert {name for name in vars(stand_in) if not name.startswith("_")} <= set(dir(real))
+    assert set(vars(device.tensorrt())) - {"__version__"} <= set(dir(rtx))
+    assert {"USER_MANAGED"} <= set(dir(rtx.ExecutionContextAllocationStrategy))
+    config = set(dir(rtx.IRuntimeConfig))
+    assert {"set_execution_context_allocation_strategy", "dynamic_shapes_kernel_specialization_strategy"} <= config
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    assert set(vars(device.driver())) <= set(dir(driver))
+
+
 # --- one after another --------------------------------------------------------------------------------------
 
 
@@ -257,6 +269,7 @@ def test_a_run_that_comes_again_is_captured_and_replayed(device: Device, tmp_pat
     assert (engine.captured, device.captures) == (1, 1)
     engine.run(COARSE, ramp(2))
     assert (engine.captured, device.captures, engine.notes) == (2, 2, [])
+    assert device.settled == 2
 
 
 def test_as_many_graphs_are_kept_as_were_asked_for(device: Device, tmp_path: Path) -> None:
