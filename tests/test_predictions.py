@@ -65,6 +65,15 @@ def test_written_file_fits_the_schema_and_reads_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["preds.json"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_the_file_is_the_plain_data_as_json(tmp_path, count):
+    result = example()
+    result.cases = result.cases[:count]
+    result.write(tmp_path / "preds.json")
+    text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    assert (tmp_path / "preds.json").read_text(encoding="utf-8") == text
+
+
 def test_numbers_are_rounded_and_plain():
     case = example().to_dict()["cases"][0]
     first = case["landmarks"][0]

@@ -235,11 +235,16 @@ class Predictions:
         Raises:
             PredictionsError: if the file cannot be written, or ``model`` or ``engine`` are not plain JSON data.
         """
+        _no_duplicates((case.id for case in self.cases), "case")
         try:
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            frame = _json(Predictions(self.task, self.model, self.engine).to_dict())
         except (TypeError, ValueError) as error:
             raise PredictionsError(f"{path}: model or engine cannot be written as JSON: {error}.") from None
-        write_text(path, text + "\n", PredictionsError)
+        # One case at a time: on the way to its text, a case takes much more memory than the text.
+        cases = ["\n  " + _json(case.to_dict()).replace("\n", "\n  ") + "," for case in self.cases]
+        if cases:
+            cases[-1] = cases[-1].removesuffix(",") + "\n "
+        write_text(path, "".join([frame.removesuffix("]\n}"), *cases, "]\n}\n"]), PredictionsError)
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -275,6 +280,10 @@ def _read_landmark(content: Any) -> Landmark:
 
 def _read_key_slice(content: Any) -> KeySlice:
     return KeySlice(**_fields(content, ("group", "axis", "position_mm"), ("point_lps_mm", "normal_lps")))
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 @contextmanager
