@@ -64,7 +64,7 @@ LEAST_INT8 = 0.8
 SENSITIVITY_SCANS = 4
 
 
-def settings() -> dict[str, float]:
+def constants() -> dict[str, float]:
     """The constants above that shape a build: part of its key."""
     return {
         "data_max": DATA_MAX,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trt_landmarks import __version__
 from trt_landmarks.builds import ENGINES, PRECISIONS, REPORT, Build, Say, find_build, make_build, own_graphs
 from trt_landmarks.bundle import Bundle
-from trt_landmarks.calibration.recipe import LIMITS, LOW_PRECISIONS, Recipe, settings
+from trt_landmarks.calibration.recipe import LIMITS, LOW_PRECISIONS, Recipe, constants
 from trt_landmarks.engines.flavours import FLAVOURS, load_flavour
 from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.engines.plan_settings import PlanSettings
@@ -43,7 +43,8 @@ class Request:
             earlier build, or, for FP16, made without measuring millimetres.
         method, exclude, sensitivity: see :class:`~trt_landmarks.calibration.recipe.Recipe`.
         accept_deviation: build even if the gate is not passed.
-        plans: settings of TensorRT's builder.
+        plans: settings of TensorRT's builder; a workspace of None is :data:`WORKSPACE`, or no limit for graphs over a
+            whole scan: they are built for very large ones, and memory is taken for those that come.
         layout: how the method is cut into graphs (:mod:`trt_landmarks.layouts`).
     """
 
@@ -53,7 +54,7 @@ class Request:
     exclude: tuple[str, ...] = ()
     sensitivity: bool = False
     accept_deviation: bool = False
-    plans: PlanSettings = PlanSettings(workspace_bytes=WORKSPACE)
+    plans: PlanSettings = PlanSettings()
     layout: str = NETS
 
     @property
@@ -129,7 +130,7 @@ def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
     recipe = {
         "sources": own_graphs(bundle).digests,
         "recipe": asdict(request.recipe),
-        "settings": settings(),
+        "settings": constants(),
         "limits": asdict(LIMITS[precision]),
         "scans": scans.digests() if scans else "smooth random inputs",
         "versions": _versions("numpy", "onnxruntime", "onnx", "nvidia-modelopt"),
@@ -192,11 +193,14 @@ def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Sa
 
     shapes = profiles(bundle.task, request.layout)
     command = _command(bundle, engine, request)
+    settings = request.plans
+    if settings.workspace_bytes is None and request.layout == NETS:
+        settings = replace(settings, workspace_bytes=WORKSPACE)
     recipe = {
         "sources": graphs.digests,
         "flavour": {"name": engine, "version": str(load_flavour(engine).__version__)},
-        "target": build_target(engine, request.plans),
-        "settings": request.plans.as_data(),
+        "target": build_target(engine, settings),
+        "settings": settings.as_data(),
         "profiles": shapes,
         "versions": _versions(),
     }
@@ -211,7 +215,7 @@ def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Sa
             plan = folder / facts["graphs"][graph]
             record = build_plan(
                 path, plan, engine, shapes[graph], graph=graph, precision=request.precision, command=command,
-                settings=request.plans, gate=gate, say=say,
+                settings=settings, gate=gate, say=say,
             )  # fmt: skip
             facts["plans"][graph] = asdict(record.network)
         problem = gpu_problem()
@@ -320,7 +324,7 @@ def _command(bundle: Bundle, engine: str, request: Request) -> str:
 def _plan_options(plans: PlanSettings) -> list[str]:
     """Settings of TensorRT's builder as options of the command."""
     words = []
-    if plans.workspace_bytes not in (None, WORKSPACE):
+    if plans.workspace_bytes is not None:
         words += ["--workspace", str(plans.workspace_bytes >> 20)]
     if plans.optimization_level is not None:
         words += ["--optimization-level", str(plans.optimization_level)]

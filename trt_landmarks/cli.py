@@ -143,7 +143,9 @@ def build(
     sensitivity: Sensitivity = False,
     accept_deviation: Accept = False,
     layout: Layout = "nets",
-    workspace: Annotated[int, typer.Option(min=1, help="TensorRT: most scratch memory, MiB.")] = 2048,
+    workspace: Annotated[
+        int | None, typer.Option(min=1, help="TensorRT: most scratch memory, MiB. [default: 2048; none for pair, one]")
+    ] = None,
     optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT: 0 to 5.")] = None,
     version_compatible: Annotated[bool, typer.Option(help="TensorRT: runs with later versions too.")] = False,
     hardware_compatibility: Annotated[
@@ -156,8 +158,9 @@ def build(
     """Build engines for a model, at a precision: calibrated on real scans, and measured on others against FP32."""
     from trt_landmarks.engines.plan_settings import PlanSettings
 
+    scratch = None if workspace is None else workspace << 20
     plans = PlanSettings(
-        workspace << 20, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
+        scratch, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
     )
     done = _build(
         model, engine, calib, landmarks, n, held_out, seed, precision=precision, method=method,

@@ -155,7 +155,8 @@ def test_sensitivity_chooses_what_is_left_out_and_is_kept(
     monkeypatch.setattr(importlib.import_module("trt_landmarks.calibration.sensitivity"), "AIM_VOXEL", 1e-3)
     recipe = Recipe("int8", "max", (f"{INDEPENDENT}:node_Conv_275.8",), sensitivity=True)
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
-        interrupted.setattr(importlib.import_module("trt_landmarks.calibration.int8"), "half", interrupt)  # when the first graph's layers are ranked
+        int8 = importlib.import_module("trt_landmarks.calibration.int8")
+        interrupted.setattr(int8, "half", interrupt)  # when the first graph's layers are ranked
         lowering(recipe, scans)
     ranked = lowering.findings.read_bytes()
     files, facts = lowering(recipe, scans)
