@@ -23,7 +23,7 @@ from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError, PredictionsError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.inference import case_result, infer, side_by_side
+from trt_landmarks.inference import case_result, infer, readers_for, side_by_side
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import CaseResult, Predictions, read_predictions
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
@@ -319,6 +319,16 @@ def test_a_results_file_that_cannot_be_written_is_found_out_first(
 )  # fmt: skip
 def test_workers_on_the_cpu(batches: int, threads: int | None, expected: tuple[int, int | None]) -> None:
     assert side_by_side(batches, threads) == expected
+
+
+def test_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_cores", lambda: 5)
+    assert readers_for([localizer()] * 2) == 2
+    on_gpu = localizer()
+    on_gpu.engine.provider = "GPU"
+    assert readers_for([on_gpu] * 2) == 5
+    monkeypatch.setattr(inference, "_cores", lambda: 64)
+    assert readers_for([on_gpu]) == inference.MOST_READERS
 
 
 def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:

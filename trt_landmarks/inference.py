@@ -35,6 +35,8 @@ SAVE_SHARE = 0.05
 
 #: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
 MOST_WORKERS = 4
+#: Readers beside GPUs, at most: each takes memory for what it reads.
+MOST_READERS = 8
 
 
 class _Read(NamedTuple):
@@ -52,7 +54,7 @@ def infer(
     *,
     out: Path | None = None,
     batch: int = 1,
-    readers: int = 1,
+    readers: int | None = None,
     progress: Progress = lambda case, done, count: None,
 ) -> Predictions:
     """Localize in every file and add a case to ``predictions`` for each, in order.
@@ -66,7 +68,7 @@ def infer(
         predictions: receives the cases.
         out: results file, written every few seconds, when interrupted, and at the end.
         batch: scans that go through the nets together.
-        readers: threads that read scans ahead.
+        readers: threads that read scans ahead; None for as many as help, see :func:`readers_for`.
         progress: called after every case, in order.
 
     Raises:
@@ -86,7 +88,7 @@ def infer(
         _read,
         [partial(_localize_files, localizer=localizer) for localizer in localizers],
         batch=max(1, batch),
-        readers=readers,
+        readers=readers or readers_for(localizers),
         name=lambda file: str(file.path),
         cancel=cancel,
     )
@@ -130,6 +132,18 @@ def side_by_side(batches: int, threads: int | None = None) -> tuple[int, int | N
     cores = threads or _cores()
     workers = min(cores, MOST_WORKERS, batches // 2)
     return (workers, -(-cores // workers)) if workers > 1 else (1, threads)
+
+
+def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
+    """How many threads read: on the CPU one for each worker, beside GPUs one for each core.
+
+    On the CPU, reading takes its time from computing: two readers beside two workers are hardly better than one
+    (``benchmarks/results/throughput-large.md``).  A GPU leaves the cores to reading, and two readers on two cores get
+    twice as much done as one (the same table); how many a GPU keeps busy was not measured.
+    """
+    if any(localizer.engine.provider == "GPU" for localizer in localizers):
+        return min(_cores(), MOST_READERS)
+    return len(localizers)
 
 
 def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyLocalizer) -> CaseResult:
