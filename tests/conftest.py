@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,15 @@ def tiny_checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     """The small task's bundle, without builds; copy it before changing it."""
     from trt_landmarks.export.bundle import export_bundle
 
-    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "bundle")
+    bundle = export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "bundle")
+    yield bundle
+    bundle.verify()
+    # A build that was refused leaves an empty folder.
+    assert not any(bundle.builds_folder.rglob("*")), "a test built into the bundle that all share"
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +103,25 @@ def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
     bundle = open_bundle(folder)
     build(bundle, "onnxruntime", Request("fp16"))
     return bundle
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Bundle]:
+    """A bundle without builds that a test may add to; whatever happens, its own files must not change."""
+    from trt_landmarks.bundle import open_bundle
+
+    shutil.copytree(tiny_bundle.root, tmp_path / "bundle", ignore=shutil.ignore_patterns("builds"))
+    yield open_bundle(tmp_path / "bundle")
+    open_bundle(tmp_path / "bundle", verify=True)
+
+
+@pytest.fixture
+def built(built_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle with an FP16 build for ONNX Runtime that a test may spoil."""
+    from trt_landmarks.bundle import open_bundle
+
+    shutil.copytree(built_bundle.root, tmp_path / "bundle")
+    return open_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture(scope="module")

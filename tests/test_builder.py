@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,21 +38,6 @@ rtx = pytest.mark.usefixtures("_rtx")
 @pytest.fixture
 def _rtx() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-
-
-@pytest.fixture
-def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Bundle]:
-    """A bundle without builds that a test may add to; whatever happens, its own files must not change."""
-    shutil.copytree(tiny_bundle.root, tmp_path / "bundle")
-    yield open_bundle(tmp_path / "bundle")
-    open_bundle(tmp_path / "bundle", verify=True)
-
-
-@pytest.fixture
-def built(built_bundle: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle with an FP16 build for ONNX Runtime that a test may spoil."""
-    shutil.copytree(built_bundle.root, tmp_path / "bundle")
-    return open_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture

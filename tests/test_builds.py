@@ -7,32 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trt_landmarks.builds import RECORD, find_build, list_builds, make_build, own_graphs
-from trt_landmarks.bundle import Bundle, file_sha256, open_bundle
+from trt_landmarks.bundle import Bundle, file_sha256
 from trt_landmarks.errors import EngineError
 
 FP16 = "onnxruntime-fp16"
-
-
-@pytest.fixture
-def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Bundle]:
-    """A bundle without builds that a test may add to; whatever happens, its own files must not change."""
-    shutil.copytree(tiny_bundle.root, tmp_path / "bundle")
-    yield open_bundle(tmp_path / "bundle")
-    open_bundle(tmp_path / "bundle", verify=True)
-
-
-@pytest.fixture
-def built(built_bundle: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle with an FP16 build for ONNX Runtime that a test may spoil."""
-    shutil.copytree(built_bundle.root, tmp_path / "bundle")
-    return open_bundle(tmp_path / "bundle")
 
 
 def content(folder: Path) -> dict[str, str]:

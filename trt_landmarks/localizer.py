@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, group_graph
-from trt_landmarks.errors import EngineError
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, finite, group_graph
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
 from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor, view
 from trt_landmarks.sampling import intensity_range
@@ -131,14 +130,7 @@ class Localizer:
         return fine_graphs(self.task)
 
     def _run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
-        outputs = self.engine.run(graph, array)
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise EngineError(
-                f"{self.engine.name} in {self.engine.precision}: graph {graph} gave values that are not numbers.",
-                "Take an engine of higher precision.",
-                code="engine_output",
-            )
-        return outputs
+        return finite(self.engine, graph, self.engine.run(graph, array))
 
     def _patch_grid(self, pose: _Pose, landmark: int) -> Grid:
         fine = self.task.fine

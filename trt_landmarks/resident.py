@@ -15,8 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import Arrays, Chaining, Engine
-from trt_landmarks.errors import EngineError
+from trt_landmarks.engines.base import Arrays, Chaining, Engine, finite
 from trt_landmarks.layouts import LAYOUTS
 from trt_landmarks.localizer import Localization, SlicePlane
 from trt_landmarks.sampling import BORDER_TOLERANCE, intensity_range
@@ -95,14 +94,7 @@ class ResidentLocalizer:
                 start = time.perf_counter()
                 results.append(self.engine.run(graph, *inputs, *(results[-1] if results else ())))
                 timing[graph] = 1000 * (time.perf_counter() - start)
-        for graph, outputs in zip(self.graphs, results, strict=True):
-            if not all(np.isfinite(output).all() for output in outputs):
-                raise EngineError(
-                    f"{self.engine.name} in {self.engine.precision}: graph {graph} gave values that are not numbers.",
-                    "Take an engine of higher precision.",
-                    code="engine_output",
-                )
-        return results
+        return [finite(self.engine, graph, outputs) for graph, outputs in zip(self.graphs, results, strict=True)]
 
     def localize_batch(self, scans: Sequence[Scan]) -> list[Localization]:
         """Landmarks of several scans, one after the other: their volumes differ in size."""

@@ -50,9 +50,9 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(gpu_problem() is None, reason="there is a GPU here")
-def test_without_a_gpu_every_section_says_why(tiny_bundle: Bundle, scans: Path, tmp_path: Path) -> None:
+def test_without_a_gpu_every_section_says_why(bundle: Bundle, scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    assert command.main(["--scans", str(scans), "--out", str(out), "--model", str(tiny_bundle.root)]) == 2
+    assert command.main(["--scans", str(scans), "--out", str(out), "--model", str(bundle.root)]) == 2
     report = json.loads((out / "gpu_check.json").read_text())
     assert [section["name"] for section in report["sections"]] == list(SECTIONS)
     for section in report["sections"]:
@@ -100,7 +100,7 @@ raise SystemExit(command.main())
 
 
 def test_a_crash_or_a_hang_costs_its_section_only(
-    tiny_bundle: Bundle, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "child.py"
     program.write_text(CHILD)
@@ -111,7 +111,7 @@ def test_a_crash_or_a_hang_costs_its_section_only(
     monkeypatch.setattr(subprocess, "run", lambda c, **more: run([c[0], str(program), *c[3:]], **more))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     out = tmp_path / "report"
-    assert command.main(["--scans", str(scans), "--out", str(out), "--model", str(tiny_bundle.root)]) == 1
+    assert command.main(["--scans", str(scans), "--out", str(out), "--model", str(bundle.root)]) == 1
     found = {s["name"]: s["rows"] for s in json.loads((out / "gpu_check.json").read_text())["sections"]}
     assert all(rows[0]["result"] == OK for rows in found.values())
     assert found["crash"][1]["result"] == FAILED and "ended with -6" in found["crash"][1]["reason"]
@@ -121,11 +121,11 @@ def test_a_crash_or_a_hang_costs_its_section_only(
 
 
 def test_when_time_is_up_sections_are_named(
-    tiny_bundle: Bundle, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "gpu_problem", lambda: None)
     monkeypatch.setattr(command, "LIMIT", 0.0)
-    assert command.main(["--scans", str(scans), "--out", str(tmp_path), "--model", str(tiny_bundle.root)]) == 0
+    assert command.main(["--scans", str(scans), "--out", str(tmp_path), "--model", str(bundle.root)]) == 0
     for section in json.loads((tmp_path / "gpu_check.json").read_text())["sections"]:
         assert {(e["result"], e["reason"]) for e in section["rows"]} == {(NOT_RUN, "no time was left of 0 s")}
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_landmarks.errors import EngineError
+
 if TYPE_CHECKING:
     from trt_landmarks.task import Task
 
@@ -45,6 +47,21 @@ class Engine(Protocol):
     def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
         """Run one graph on its inputs, in the graph's order; outputs in the graph's order, float32."""
         ...
+
+
+def finite(engine: Engine, graph: str, outputs: Arrays) -> Arrays:
+    """What an engine gave, if all of it is numbers.
+
+    Raises:
+        EngineError: if it is not.
+    """
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise EngineError(
+            f"{engine.name} in {engine.precision}: graph {graph} gave values that are not numbers.",
+            "Take an engine of higher precision.",
+            code="engine_output",
+        )
+    return outputs
 
 
 @runtime_checkable
