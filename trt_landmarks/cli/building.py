@@ -1,0 +1,131 @@
+"""Commands from a bundle to engines: ``build``, ``calibrate``, ``inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trt_landmarks.cli.options import (
+    Accept,
+    Count,
+    Engine,
+    Exclude,
+    HeldOut,
+    Landmarks,
+    Layout,
+    Method,
+    ModelArgument,
+    Sensitivity,
+)
+from trt_landmarks.cli.support import extra
+
+if TYPE_CHECKING:
+    from trt_landmarks.builds import Build
+
+
+def build(
+    model: ModelArgument = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp16",
+    engine: Engine = "auto",
+    calib: Annotated[Path | None, typer.Option(help="Real scans, to calibrate on and to measure on.")] = None,
+    landmarks: Landmarks = None,
+    n: Count = None,
+    held_out: HeldOut = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of scans.")] = 0,
+    method: Method = "entropy",
+    exclude: Exclude = None,
+    sensitivity: Sensitivity = False,
+    accept_deviation: Accept = False,
+    layout: Layout = "nets",
+    workspace: Annotated[
+        int | None, typer.Option(min=1, help="TensorRT: most scratch memory, MiB. [default: 2048; none for pair, one]")
+    ] = None,
+    optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT: 0 to 5.")] = None,
+    version_compatible: Annotated[bool, typer.Option(help="TensorRT: runs with later versions too.")] = False,
+    hardware_compatibility: Annotated[
+        str, typer.Option(help="TensorRT: none, same_compute_capability or ampere_plus.")
+    ] = "none",
+    target: Annotated[
+        list[str] | None, typer.Option(help="TensorRT for RTX: compute capability, such as 8.9. [default: portable]")
+    ] = None,
+) -> None:
+    """Build engines for a model, at a precision: calibrated on real scans, and measured on others against FP32."""
+    from trt_landmarks.engines.plan_settings import PlanSettings
+
+    scratch = None if workspace is None else workspace << 20
+    plans = PlanSettings(
+        scratch, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
+    )
+    done = _build(
+        model, engine, calib, landmarks, n, held_out, seed, precision=precision, method=method,
+        exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation, plans=plans,
+        layout=layout,
+    )  # fmt: skip
+    typer.echo(done.summary())
+
+
+def calibrate(
+    model: ModelArgument = None,
+    data: Annotated[
+        Path, typer.Option(help="Scans, or a data set with images/ and landmarks/.", show_default=False)
+    ] = ...,  # type: ignore[assignment]
+    precision: Annotated[str, typer.Option(help="int8 or fp16.")] = "int8",
+    landmarks: Landmarks = None,
+    n: Count = None,
+    held_out: HeldOut = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of scans.")] = 0,
+    method: Method = "entropy",
+    exclude: Exclude = None,
+    sensitivity: Sensitivity = False,
+    accept_deviation: Accept = False,
+) -> None:
+    """Bring a model's graphs to lower precision on real scans, measure them on others, and report."""
+    from trt_landmarks.builds import REPORT
+
+    done = _build(
+        model, "onnxruntime", data, landmarks, n, held_out, seed, precision=precision, method=method,
+        exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation,
+    )  # fmt: skip
+    typer.echo(done.summary())
+    typer.echo(f"report: {done.folder / REPORT}")
+
+
+def inspect(
+    model: ModelArgument = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Plain data instead of text.")] = False,
+) -> None:
+    """Show what is in a model: graphs, sizes, parity, builds, their accuracy, and where they run."""
+    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.inspection import inspect_bundle, render
+
+    found = inspect_bundle(open_bundle(model, verify=False))
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else render(found))
+    raise typer.Exit(0 if found["whole"] else 1)
+
+
+def _build(
+    model: str | None, engine: str, data: Path | None, landmarks: Path | None, n: int | None, held_out: int, seed: int,
+    **request: Any,
+) -> Build:  # fmt: skip
+    """Make a build; the scans are chosen from a folder, those that the model's training did not see for measuring."""
+    from trt_landmarks.builder import Request
+    from trt_landmarks.builder import build as make
+    from trt_landmarks.bundle import open_bundle
+
+    bundle = open_bundle(model)
+    typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
+    with extra("calibrate"):  # the build itself imports what its precision needs
+        scans = None
+        if data is not None and request["precision"] != "fp32":
+            from trt_landmarks.calibration.scans import choose_scans
+
+            count = n or (4 if request["precision"] == "fp16" else 16)
+            unseen = bundle.manifest.get("training", {}).get("split", {}).get("val", [])
+            scans = choose_scans(data, count, held_out, seed=seed, validation=unseen, landmarks=landmarks)
+            annotated = f", {len(scans.annotations)} of them annotated" if scans.annotations else ", none annotated"
+            measured = f"{len(scans.held_out)} others to measure on"
+            typer.echo(f"scans: {len(scans.calibration)} to calibrate on, {measured}{annotated}")
+        return make(bundle, engine, Request(scans=scans, **request), typer.echo)

@@ -1,0 +1,49 @@
+"""What commands have in common: advice for missing packages, progress, files named on the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trt_landmarks.errors import TrtlmError
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turn a missing optional package into advice."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        command = shlex.join(["pip", "install", f"trt-landmarks[{name}]"])
+        raise TrtlmError(f"this command needs the package {error.name}, which is not installed.", f"Run {command}.",
+                         code="package_missing") from None  # fmt: skip
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, count: int, quiet: bool) -> Iterator[Any]:
+    """A progress bar on a terminal; nothing in scripts."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task(what, total=count)
+        yield lambda name: bar.update(line, advance=1, description=name)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; an error for people if it is none."""
+    from trt_landmarks.files import read_text
+
+    try:
+        return json.loads(read_text(path, TrtlmError, "JSON file"))
+    except ValueError as error:
+        raise TrtlmError(f"{path}: is not valid JSON: {error}.") from None

@@ -1,0 +1,72 @@
+"""Commands from scans to a bundle: ``train``, ``export``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trt_landmarks.cli.support import extra, read_json
+
+if TYPE_CHECKING:
+    from trt_landmarks.scan import Scan
+
+
+def train(
+    task: Annotated[Path, typer.Argument(help="Task file (YAML).")],
+    data: Annotated[Path, typer.Option(help="Folder with images/ and landmarks/.")],
+    out: Annotated[Path, typer.Option(help="Run folder; a run that was stopped is resumed.")],
+    split: Annotated[Path | None, typer.Option(help="JSON file with the lists train and val.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Without --split: number of folds.")] = 5,
+    fold: Annotated[int, typer.Option(min=0, help="Without --split: the fold to validate on, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    keep: Annotated[str, typer.Option(help="Weights to keep: best (by validation) or last.")] = "best",
+    noise: Annotated[float, typer.Option(min=0, help="Noise of the patch centres, fraction of the edge.")] = 1 / 6,
+    length: Annotated[float, typer.Option(min=0.0001, help="Factor on all numbers of steps.")] = 1.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... or auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
+) -> None:
+    """Train the coarse and the fine nets on a folder of annotated scans."""
+    with extra("train"):
+        from trt_landmarks.training.command import train_command
+    metrics = train_command(
+        task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise, length=length,
+        device=device, quiet=quiet or not sys.stderr.isatty(),
+    )  # fmt: skip
+    typer.echo(metrics)
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
+    name: Annotated[str | None, typer.Option(help="The model's name. [default: the task's]")] = None,
+    scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) for the check with PyTorch.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 5,
+    half_storage: Annotated[bool, typer.Option(help="Store weights in FP16 (half the size).")] = False,
+    provenance: Annotated[Path | None, typer.Option(help="JSON file for the manifest: data, licence, command.")] = None,
+) -> None:
+    """Export a checkpoint to a bundle of ONNX graphs, checked against PyTorch."""
+    with extra("export"):
+        from trt_landmarks.export.bundle import export_bundle
+        from trt_landmarks.training.checkpoint import load_checkpoint
+    loaded = load_checkpoint(checkpoint)
+    facts = read_json(provenance) if provenance else None
+    bundle = export_bundle(
+        loaded, out, name=name, scans=_some_scans(scans, count), half_storage=half_storage, provenance=facts,
+        say=typer.echo,
+    )  # fmt: skip
+    for graph, figures in bundle.manifest["parity"].items():
+        if isinstance(figures, dict) and "max_voxel" in figures:
+            typer.echo(f"{graph}: at most {figures['max_voxel']:.1e} voxel, {figures['max_mm']:.1e} mm from PyTorch")
+    typer.echo(f"bundle {bundle.name}: {out}")
+
+
+def _some_scans(path: Path | None, count: int) -> list[Scan]:
+    """The first ``count`` scans of a file or folder; none if no path was given."""
+    if path is None:
+        return []
+    from trt_landmarks.scan import find_scans, read_scan
+
+    return [read_scan(file.path) for file in find_scans([path])[:count]]
