@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 
 from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.case_result import CaseResult
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.inference import infer
 from trt_landmarks.localizer import Localizer
-from trt_landmarks.predictions import CaseResult, Predictions
+from trt_landmarks.predictions import Predictions
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 
 

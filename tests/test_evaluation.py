@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from trt_landmarks.case_result import CaseError, CaseResult, Landmark
 from trt_landmarks.dataset import load_dataset, split_from_file
 from trt_landmarks.errors import LandmarkFileError, PredictionsError
 from trt_landmarks.evaluation import evaluate, evaluate_points
 from trt_landmarks.landmark_files import write_mrk_json
-from trt_landmarks.predictions import CaseError, CaseResult, Landmark, Predictions
+from trt_landmarks.predictions import Predictions
 from trt_landmarks.task import load_task
 
 NAN = [math.nan] * 3

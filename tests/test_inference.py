@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_task
 from trt_landmarks import inference, pipeline
 from trt_landmarks.bundle import Bundle
+from trt_landmarks.case_result import CaseResult
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError, PredictionsError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.inference import case_result, infer, readers_for, side_by_side
 from trt_landmarks.localizer import Localizer
-from trt_landmarks.predictions import CaseResult, Predictions, read_predictions
+from trt_landmarks.predictions import Predictions, read_predictions
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 
 TASK = small_task(intensity={"method": "window", "low": 0, "high": 100})

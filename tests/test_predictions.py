@@ -12,16 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.predictions import (
-    SCHEMA_FILE,
-    CaseError,
-    CaseResult,
-    KeySlice,
-    Landmark,
-    Predictions,
-    read_predictions,
-)
+from trt_landmarks.predictions import SCHEMA_FILE, Predictions, read_predictions
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -46,7 +39,7 @@ def example():
         engine={"name": "onnxruntime", "precision": "fp32", "provider": "CPUExecutionProvider", "note": None},
         cases=[
             CaseResult("a", "scans/a.nii.gz", timing_ms={"read": 12.34567, "total": 99}, landmarks=marks,
-                       key_slices=slices),
+                       key_slices=slices, warnings=(CaseWarning("scan_slices", "2 slices are stored twice."),)),
             CaseResult("b", "scans/b.nii.gz", "failed", CaseError("scan_truncated", "scans/b.nii.gz: ends early.")),
         ],
     )  # fmt: skip
@@ -74,6 +67,15 @@ def test_the_file_is_the_plain_data_as_json(tmp_path, count):
     assert (tmp_path / "preds.json").read_text(encoding="utf-8") == text
 
 
+def test_a_file_from_before_there_were_warnings_is_read(tmp_path):
+    content = example().to_dict()
+    for case in content["cases"]:
+        del case["warnings"]
+    path = tmp_path / "preds.json"
+    path.write_text(json.dumps(content))
+    assert all(case.warnings == () for case in read_predictions(path).cases)
+
+
 def test_numbers_are_rounded_and_plain():
     case = example().to_dict()["cases"][0]
     first = case["landmarks"][0]
@@ -99,6 +101,7 @@ def test_numbers_are_rounded_and_plain():
         (lambda: KeySlice("g", "x", 0), "axis is 'x'"),
         (lambda: KeySlice("g", "left-right", float("inf")), "position_mm is inf"),
         (lambda: KeySlice("g", "left-right", 0, (0, 0, 10**400)), "point_lps_mm"),
+        (lambda: CaseWarning("", "m"), "code is ''"),
         (lambda: CaseResult("a", "p", "failed"), "a failed case has an error"),
         (lambda: CaseResult("a", "p", "ok", CaseError("c", "m")), "an ok case has none"),
         (lambda: CaseResult("a", "p", timing_ms={"read": np.nan}), "timing_ms.read"),

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trt_landmarks.case_result import CaseError, CaseResult, KeySlice, Landmark
 from trt_landmarks.engines.base import Cancellable
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localizer import Localization, Localizer
 from trt_landmarks.pipeline import Pipeline
-from trt_landmarks.predictions import CaseError, CaseResult, KeySlice, Landmark, Predictions
+from trt_landmarks.predictions import Predictions
 from trt_landmarks.resident import ResidentLocalizer
 from trt_landmarks.scan import Scan, ScanFile, read_scan
 

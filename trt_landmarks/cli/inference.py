@@ -28,8 +28,9 @@ def infer(
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
     from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.case_result import CaseResult
     from trt_landmarks.inference import infer as run
-    from trt_landmarks.predictions import CaseResult, Predictions
+    from trt_landmarks.predictions import Predictions
     from trt_landmarks.scan import find_scans
     from trt_landmarks.workers import open_workers, parse_devices
 

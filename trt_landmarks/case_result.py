@@ -1,0 +1,211 @@
+"""What was found in one scan: a case of the results file.
+
+Positions are LPS mm, voxels (i, j, k) of the scan as it is stored.  Rounding: positions and voxels 1e-5,
+confidences 1e-5, times 0.001 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trt_landmarks.errors import PredictionsError
+from trt_landmarks.geometry import AXES
+from trt_landmarks.result_fields import Triple, each, fields, inside, mapping, no_duplicates, number, text, triple
+
+#: A landmark is ``located``; found with a confidence below the threshold; or its scan does not reach it.
+LANDMARK_STATUSES = ("located", "low_confidence", "outside_scan")
+CASE_STATUSES = ("ok", "failed")
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """One landmark in one scan.
+
+    Attributes:
+        name: as in the task.
+        status: one of :data:`LANDMARK_STATUSES`.
+        position_lps_mm: (x, y, z).
+        voxel_ijk: the same point in the scan's voxels (i, j, k).
+        confidence: 0..1.
+
+    Raises:
+        PredictionsError: for an unknown status, a non-finite coordinate or a confidence outside 0..1.
+    """
+
+    name: str
+    status: str
+    position_lps_mm: Triple
+    voxel_ijk: Triple
+    confidence: float
+
+    def __post_init__(self) -> None:
+        where = f"landmark '{text(self.name, 'name')}'"
+        if self.status not in LANDMARK_STATUSES:
+            raise PredictionsError(f"{where}: status is {self.status!r}, not one of {', '.join(LANDMARK_STATUSES)}.")
+        object.__setattr__(self, "position_lps_mm", triple(self.position_lps_mm, f"{where}: position_lps_mm"))
+        object.__setattr__(self, "voxel_ijk", triple(self.voxel_ijk, f"{where}: voxel_ijk"))
+        object.__setattr__(self, "confidence", number(self.confidence, f"{where}: confidence", 5))
+        if not 0 <= self.confidence <= 1:
+            raise PredictionsError(f"{where}: confidence is {self.confidence}, not between 0 and 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "position_lps_mm": list(self.position_lps_mm),
+            "voxel_ijk": list(self.voxel_ijk),
+            "confidence": self.confidence,
+        }
+
+
+@dataclass(frozen=True)
+class KeySlice:
+    """The slice on which a correlated group lies.
+
+    Attributes:
+        group: the group's name in the task.
+        axis: the axis perpendicular to the slice: ``left-right``, ``anterior-posterior`` or ``superior-inferior``.
+        position_mm: where on that axis, mm.
+        point_lps_mm: a point of the plane, for planes oblique in the world; else None.
+        normal_lps: its unit normal; else None.
+
+    Raises:
+        PredictionsError: for an unknown axis or a non-finite number.
+    """
+
+    group: str
+    axis: str
+    position_mm: float
+    point_lps_mm: Triple | None = None
+    normal_lps: Triple | None = None
+
+    def __post_init__(self) -> None:
+        where = f"key slice of '{text(self.group, 'group')}'"
+        if text(self.axis, f"{where}: axis") not in AXES:
+            raise PredictionsError(f"{where}: axis is {self.axis!r}, not one of {', '.join(AXES)}.")
+        object.__setattr__(self, "position_mm", number(self.position_mm, f"{where}: position_mm", 5))
+        for name in ("point_lps_mm", "normal_lps"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, triple(value, f"{where}: {name}"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file; the point and the normal only if they are known."""
+        content: dict[str, Any] = {"group": self.group, "axis": self.axis, "position_mm": self.position_mm}
+        if self.point_lps_mm is not None:
+            content["point_lps_mm"] = list(self.point_lps_mm)
+        if self.normal_lps is not None:
+            content["normal_lps"] = list(self.normal_lps)
+        return content
+
+
+@dataclass(frozen=True)
+class CaseError:
+    """Why a case failed: the stable ``code`` of the error and its ``message``."""
+
+    code: str
+    message: str
+
+    def __post_init__(self) -> None:
+        text(self.code, "code")
+        text(self.message, "message")
+
+
+@dataclass(frozen=True)
+class CaseWarning:
+    """What a person should know of a case that is ok: a stable ``code`` and a ``message``."""
+
+    code: str
+    message: str
+
+    def __post_init__(self) -> None:
+        text(self.code, "code")
+        text(self.message, "message")
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One scan's result.
+
+    Attributes:
+        id: the case's id: the file name without its ending.
+        path: the scan as it was named.
+        status: ``ok`` or ``failed``.
+        error: of a failed case; None if ok.
+        timing_ms: step -> ms.
+        landmarks: in the task's order; normally empty for a failed case.
+        key_slices: one per correlated group.
+        warnings: what to know of the scan or the result.
+
+    Raises:
+        PredictionsError: if status and error contradict each other or a landmark occurs twice.
+    """
+
+    id: str
+    path: str
+    status: str = "ok"
+    error: CaseError | None = None
+    timing_ms: Mapping[str, float] = field(default_factory=dict)
+    landmarks: tuple[Landmark, ...] = ()
+    key_slices: tuple[KeySlice, ...] = ()
+    warnings: tuple[CaseWarning, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"case '{text(self.id, 'id')}'"
+        text(self.path, f"{where}: path")
+        if self.status not in CASE_STATUSES:
+            raise PredictionsError(f"{where}: status is {self.status!r}, not one of {', '.join(CASE_STATUSES)}.")
+        if (self.status == "failed") != (self.error is not None):
+            raise PredictionsError(f"{where}: a failed case has an error, an ok case has none.")
+        times = {step: number(ms, f"{where}: timing_ms.{step}", 3) for step, ms in self.timing_ms.items()}
+        object.__setattr__(self, "timing_ms", times)
+        object.__setattr__(self, "landmarks", tuple(self.landmarks))
+        object.__setattr__(self, "key_slices", tuple(self.key_slices))
+        object.__setattr__(self, "warnings", tuple(self.warnings))
+        no_duplicates((mark.name for mark in self.landmarks), f"{where}: landmark")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file."""
+        return {
+            "id": self.id,
+            "path": self.path,
+            "status": self.status,
+            "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
+            "timing_ms": dict(self.timing_ms),
+            "landmarks": [mark.to_dict() for mark in self.landmarks],
+            "key_slices": [one.to_dict() for one in self.key_slices],
+            "warnings": [{"code": one.code, "message": one.message} for one in self.warnings],
+        }
+
+
+def read_case(content: Any) -> CaseResult:
+    """A case of the results file, checked.
+
+    Raises:
+        PredictionsError: naming the wrong field.
+    """
+    item = fields(content, ("id", "path", "status", "error", "timing_ms", "landmarks", "key_slices"), ("warnings",))
+    if item["error"] is not None:
+        with inside("error"):
+            item["error"] = CaseError(**fields(item["error"], ("code", "message")))
+    with inside("timing_ms"):
+        mapping(item["timing_ms"])
+    item["landmarks"] = each(item["landmarks"], "landmarks", _read_landmark)
+    item["key_slices"] = each(item["key_slices"], "key_slices", _read_key_slice)
+    item["warnings"] = each(item.get("warnings", []), "warnings", _read_warning)
+    return CaseResult(**item)
+
+
+def _read_warning(content: Any) -> CaseWarning:
+    return CaseWarning(**fields(content, ("code", "message")))
+
+
+def _read_landmark(content: Any) -> Landmark:
+    return Landmark(**fields(content, ("name", "status", "position_lps_mm", "voxel_ijk", "confidence")))
+
+
+def _read_key_slice(content: Any) -> KeySlice:
+    return KeySlice(**fields(content, ("group", "axis", "position_mm"), ("point_lps_mm", "normal_lps")))
