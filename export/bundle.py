@@ -17,6 +17,7 @@ from trt_landmarks.bundle import Bundle, open_bundle, write_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.export.cpu_graphs import write_cpu_graph
 from trt_landmarks.export.onnx_graphs import OPSET, export_graph, store_half
 from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, compare, input_shapes, random_inputs, real_inputs
 from trt_landmarks.localizer import Localizer
@@ -64,22 +65,29 @@ def export_bundle(
         raise BundleError(f"{out}: cannot be written: {error.strerror}.", "Name a folder you may write to.") from None
     try:
         (staging / "graphs").mkdir()
-        graphs = {}
+        graphs, cpu_graphs = {}, {}
         for graph, net in nets.items():
             say(f"exporting {graph}")
             graphs[graph] = f"graphs/{graph}.onnx"
             export_graph(net, graph, shapes[graph], staging / graphs[graph])
             if half_storage:
                 store_half(staging / graphs[graph])
+            file = write_cpu_graph(net, graph, shapes[graph], staging / graphs[graph])
+            if file != staging / graphs[graph]:
+                cpu_graphs[graph] = f"graphs/{file.name}"
         say("comparing with PyTorch")
+        reference = TorchEngine(nets)
         engine = OnnxRuntimeEngine({graph: staging / file for graph, file in graphs.items()})
-        parity = compare(TorchEngine(nets), engine, task, inputs)
+        parity = compare(reference, engine, task, inputs)
         _check(parity)
+        on_cpu = OnnxRuntimeEngine({graph: staging / file for graph, file in cpu_graphs.items()})
+        cpu_parity = compare(reference, on_cpu, task, {graph: inputs[graph] for graph in cpu_graphs})
+        _check(cpu_parity)
         facts: dict[str, Any] = {
             "precision": "fp32",
             "opset": OPSET,
             "weights_storage": "fp16" if half_storage else "fp32",
-            "parity": {"against": "PyTorch FP32", "on": _described(scans), **parity},
+            "parity": {"against": "PyTorch FP32", "on": _described(scans), **parity, "cpu_form": cpu_parity},
             "versions": _versions(),
             "training": _training(checkpoint),
             "provenance": provenance or {},
@@ -87,7 +95,7 @@ def export_bundle(
         if half_storage:
             rounding = compare(TorchEngine(original), engine, task, inputs, batches=(1,))
             facts["parity"]["rounding_of_weights"] = rounding
-        write_bundle(staging, name or task.name, task.to_yaml(), checkpoint.mean_shape, graphs, facts)
+        write_bundle(staging, name or task.name, task.to_yaml(), checkpoint.mean_shape, graphs, cpu_graphs, facts)
         open_bundle(staging)
         if out.exists():
             out.rmdir()

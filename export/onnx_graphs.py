@@ -21,6 +21,8 @@ from trt_landmarks.errors import EngineError
 OPSET = 20
 #: Largest batch the graphs are declared for.
 LARGEST_BATCH = 1024
+#: Ends the name of a weight that is stored in FP16.
+HALF = ".half"
 
 
 def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], path: Path) -> None:
@@ -91,7 +93,7 @@ def store_half(path: Path, smallest: int = 512) -> None:
         if array.size < smallest or not np.array_equal(half.astype(np.float32), array):
             continue
         name = tensor.name
-        stored = numpy_helper.from_array(half, f"{name}.half")
+        stored = numpy_helper.from_array(half, name + HALF)
         model.graph.initializer.remove(tensor)
         model.graph.initializer.append(stored)
         casts.append(helper.make_node("Cast", [stored.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))

@@ -5,6 +5,7 @@
     manifest.json               format, name, mean shape, graphs, parity, provenance, versions, SHA-256 of all files
     task.yaml                   the task (trt_landmarks.task)
     graphs/<graph>.onnx         FP32 graphs: coarse, independent, group-<name>; dynamic batch
+    graphs/<graph>.cpu.onnx     the same in the form that a CPU runs fastest; the weights are in <graph>.onnx
     builds/<engine>-<precision>/  what ``trtlm build`` adds, each with its own build.json (trt_landmarks.builds)
 
     graph         input                        outputs
@@ -74,6 +75,11 @@ class Bundle:
     def graphs(self) -> dict[str, Path]:
         """Graph name to FP32 ONNX file."""
         return {graph: self.root / file for graph, file in self.manifest["graphs"].items()}
+
+    @property
+    def cpu_graphs(self) -> dict[str, Path]:
+        """Graph name to the FP32 ONNX file that a CPU runs fastest; the plain one where there is no other."""
+        return self.graphs | {graph: self.root / file for graph, file in self.manifest.get("cpu_graphs", {}).items()}
 
     @property
     def builds_folder(self) -> Path:
@@ -151,21 +157,24 @@ def write_bundle(
     task_text: str,
     mean_shape: Floats,
     graphs: Mapping[str, str],
+    cpu_graphs: Mapping[str, str],
     facts: Mapping[str, Any],
 ) -> None:
     """Write task file and manifest of a bundle whose graph files are already there.
 
     Args:
         graphs: graph name to file, relative to ``root``.
+        cpu_graphs: the same for those that have a form for the CPU.
         facts: further entries of the manifest (parity, provenance, versions).
     """
     write_text(root / "task.yaml", task_text, BundleError)
-    files = ["task.yaml", *graphs.values()]
+    files = ["task.yaml", *graphs.values(), *cpu_graphs.values()]
     manifest = {
         "format": FORMAT,
         "name": name,
         **facts,
         "graphs": dict(graphs),
+        "cpu_graphs": dict(cpu_graphs),
         "mean_shape_mm": np.round(mean_shape, 6).tolist(),
         "files": {file: file_sha256(root / file) for file in files},
     }
@@ -195,15 +204,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder}: is not a bundle: it has no {MANIFEST}.", "Make one with trtlm export.")
     try:
         manifest = json.loads(read_text(path, BundleError, "manifest"))
-        kinds = (manifest["format"], str(manifest["name"]), dict(manifest["graphs"]), dict(manifest["files"]))
+        graphs = [*dict(manifest["graphs"]).values(), *dict(manifest.get("cpu_graphs", {})).values()]
+        kinds = (manifest["format"], str(manifest["name"]), graphs, dict(manifest["files"]))
         np.asarray(manifest["mean_shape_mm"], dtype=np.float64)
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{path}: is damaged.", "Export or copy the bundle again.") from None
     if kinds[0] != FORMAT:
         raise BundleError(f"{path}: has format {kinds[0]!r}; this version reads {FORMAT}.", "Export the bundle again.")
-    inside = [Path(file) for file in (*kinds[2].values(), *kinds[3])]
+    inside = [Path(file) for file in (*kinds[2], *kinds[3])]
     if any(file.is_absolute() or ".." in file.parts for file in inside):
         raise BundleError(f"{path}: names files outside the bundle.", "Do not use this bundle.")
-    if any(graph not in kinds[3] for graph in kinds[2].values()):
+    if any(graph not in kinds[3] for graph in kinds[2]):
         raise BundleError(f"{path}: gives no SHA-256 for one of its graphs.", "Export the bundle again.")
     return dict(manifest)

@@ -125,8 +125,8 @@ def _open_onnxruntime(
     if precision == "fp32" and not wanted.precision:
         how += "; lower precision would not be faster on the CPU"
     if (precision, wanted.layout) == ("fp32", NETS):
-        bundle.verify(list(bundle.manifest["graphs"].values()))
-        return OnnxRuntimeEngine(bundle.graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
+        bundle.verify()
+        return OnnxRuntimeEngine(bundle.cpu_graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
     for build in builds:
         if (build.engine, build.precision) == ("onnxruntime", precision):
             build.verify()
