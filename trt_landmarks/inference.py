@@ -19,6 +19,7 @@ from trt_landmarks.case_result import CaseError, CaseResult, KeySlice, Landmark
 from trt_landmarks.engines.base import Cancellable
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.measurements import measure
 from trt_landmarks.pipeline import Pipeline
 from trt_landmarks.predictions import Predictions
 from trt_landmarks.resident import ResidentLocalizer
@@ -168,7 +169,10 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
         KeySlice(plane.group.name, plane.group.axis, plane.position_mm, _triple(plane.point), _triple(plane.normal))
         for plane in found.slices
     )
-    return CaseResult(file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices)
+    measured = measure(task.measurements, landmarks)
+    return CaseResult(
+        file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices, measurements=measured
+    )
 
 
 def _read(file: ScanFile) -> _Read | CaseResult:
