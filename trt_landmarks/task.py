@@ -249,6 +249,11 @@ class Task(Section):
         grouped = {name for group in self.groups for name in group.landmarks}
         return tuple(i for i, name in enumerate(self.landmarks) if name not in grouped)
 
+    @property
+    def group_of(self) -> dict[str, str]:
+        """Landmark -> the name of its group, in the groups' order; independent landmarks are not in it."""
+        return {name: group.name for group in self.groups for name in group.landmarks}
+
     def members(self, group: Group) -> tuple[int, ...]:
         """Indices of a group's landmarks, in the group's order."""
         return tuple(self.landmarks.index(name) for name in group.landmarks)

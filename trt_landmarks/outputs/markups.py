@@ -16,50 +16,31 @@ from pathlib import Path
 import numpy as np
 
 from trt_landmarks.case_result import CaseResult, Landmark, Measurement
-from trt_landmarks.errors import LandmarkFileError
-from trt_landmarks.files import make_folder
 from trt_landmarks.landmark_files import Json, control_point, markup, write_markups
 from trt_landmarks.measurements import expected_error
 from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
-from trt_landmarks.outputs.names import FileNames
 
 INDEPENDENT_NAME = "landmarks"
 _MEASURED: Colour = (0.9, 0.9, 0.9)
 _UCUM = {"mm": "mm", "degree": "deg"}
 
 
-class MarkupsFolder:
-    """A folder that receives a ``.mrk.json`` file for each case that is ok.
+def write_case(path: str | Path, case: CaseResult, groups: Mapping[str, str]) -> None:
+    """Write a case's file; it appears whole or not at all.
 
     Args:
-        folder: is made if it is not there.
+        path: file to write, ending in ``.mrk.json``.
+        case: a case with landmarks.
         groups: landmark -> the correlated group it belongs to, in the order of the groups.
 
     Raises:
-        LandmarkFileError: if the folder cannot be made.
+        LandmarkFileError: if the file cannot be written.
     """
-
-    def __init__(self, folder: str | Path, groups: Mapping[str, str]) -> None:
-        self.folder = make_folder(folder, LandmarkFileError)
-        self.groups = groups
-        self._names = FileNames()
-
-    def write(self, case: CaseResult) -> Path | None:
-        """Write the case's file; None for a case without landmarks, which gets none.
-
-        Raises:
-            LandmarkFileError: if the file cannot be written.
-        """
-        name = self._names.name(case.id)
-        if not case.landmarks:
-            return None
-        path = self.folder / f"{name}.mrk.json"
-        write_markups(path, case_markups(case, self.groups))
-        return path
+    write_markups(path, case_markups(case, groups))
 
 
 def case_markups(case: CaseResult, groups: Mapping[str, str]) -> list[Json]:
-    """The markups of a case; ``groups`` as for :class:`MarkupsFolder`."""
+    """The markups of a case; ``groups`` as for :func:`write_case`."""
     colours: dict[str | None, Colour] = {None: INDEPENDENT, **group_colours(dict.fromkeys(groups.values()))}
     lists: list[Json] = []
     for group, colour in colours.items():
