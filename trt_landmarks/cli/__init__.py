@@ -63,6 +63,6 @@ def doctor(
 for command in (train, export, build, calibrate, inspect, infer):
     app.command()(command)
 app.command("eval")(evaluate)
-for command in (convert, view, report):
-    app.command()(command)
+for on_results in (convert, view, report):
+    app.command()(on_results)
 app.command()(doctor)

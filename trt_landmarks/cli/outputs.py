@@ -43,7 +43,10 @@ def convert(
         if subject is None:
             raise TrtlmError("measurements need the task.", "Name it: --task or --model.", code="usage")
         subject = add_measurements(subject, measurements)
-        found.cases = [replace(one, measurements=measure(subject.measurements, one.landmarks)) for one in found.cases]
+        found.cases = [
+            replace(one, measurements=measure(subject.measurements, one.landmarks)) if one.status == "ok" else one
+            for one in found.cases
+        ]
     groups = subject.group_of if subject is not None else {}
     writer = OutputWriter([case.id for case in found.cases], groups, csv=csv, markup_folder=markups)
     writer.finish(found.cases)

@@ -202,8 +202,8 @@ def format_of(path: str | Path) -> str:
 
 
 def _box(scan: Scan, marks: Marks) -> Box:
-    found = [mark.position_lps_mm for mark in marks.case.landmarks]
-    return box_about(scan, [*found, *marks.truth.values()])
+    found = [np.array(mark.position_lps_mm) for mark in marks.case.landmarks]
+    return box_about(scan, np.array([*found, *marks.truth.values()]))
 
 
 def _draw(
@@ -243,7 +243,7 @@ def _draw(
             _name(axes, mark, view, marks.colours[mark.name])
     if not small:
         where = "projection" if at is None else f"{'xyz'[view.depth]} = {at:.1f} mm"
-        _caption(axes, f"{view.name}\n{where}", view.letters)
+        _caption(axes, f"{view.name}\n{where}", view)
 
 
 def _show(axes: Any, image: Image, box: Box, view: View, dark: bool) -> None:
@@ -288,15 +288,15 @@ def _name(axes: Any, mark: Landmark, view: View, colour: Colour) -> None:
     )  # fmt: skip
 
 
-def _caption(axes: Any, text: str, letters: str) -> None:
+def _caption(axes: Any, text: str, view: View) -> None:
     from matplotlib.patheffects import withStroke
 
     style = {
         "color": _TEXT, "transform": axes.transAxes, "path_effects": [withStroke(linewidth=2.5, foreground="black")],
     }  # fmt: skip
-    left, right, top, bottom = letters
     axes.text(0.015, 0.98, text, ha="left", va="top", fontsize=8.5, **style)
-    for letter, x, y in ((left, 0.025, 0.5), (right, 0.975, 0.5), (top, 0.5, 0.965), (bottom, 0.5, 0.035)):
+    edges = ((0.025, 0.5), (0.975, 0.5), (0.5, 0.965), (0.5, 0.035))
+    for letter, (x, y) in zip(view.letters, edges, strict=True):
         axes.text(x, y, letter, ha="center", va="center", fontsize=11, fontweight="bold", **style)
 
 
@@ -317,7 +317,7 @@ def _legend(axes: Any, marks: Marks, focus: Landmark, box: Box) -> None:
     axes.axis("off")
 
     def dot(colour: object, label: str, **style: object) -> Line2D:
-        settings = {"marker": "o", "ms": 6, "mec": "black", "mew": 0.5, "ls": "none", "color": colour, **style}
+        settings: dict[str, Any] = {"marker": "o", "ms": 6, "mec": "black", "mew": 0.5, "ls": "none", "color": colour, **style}
         return Line2D([], [], label=_plain(label), **settings)
 
     members = {mark.name: marks.groups.get(mark.name) for mark in marks.case.landmarks}

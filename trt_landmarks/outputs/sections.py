@@ -25,7 +25,7 @@ PLANE_SAMPLES = 500
 PROJECTION_SAMPLES = 2_000_000
 _SLAB_SAMPLES = 200_000
 #: What is shown around the landmarks, as a share of their extent; and at least, as a share of the scan's.
-MARGIN = 0.35
+MARGIN = 0.5
 LEAST_MARGIN = 0.1
 #: No side of what is shown is shorter than this share of the longest.
 LEAST_SIDE = 0.4
