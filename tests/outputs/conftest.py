@@ -10,7 +10,7 @@ import pytest
 from tests.synthetic import about, blobs, rotation
 from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
 from trt_landmarks.geometry import Floats
-from trt_landmarks.outputs.figure import Marks
+from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.predictions import Predictions
 from trt_landmarks.scan import Scan, write_scan
 

@@ -17,7 +17,8 @@ from PIL import Image as Picture
 
 from tests.outputs.conftest import GROUPS, PLACES, failed_case, place
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.outputs.figure import Marks, case_figure, encode, format_of, save, thumbnail
+from trt_landmarks.outputs.figure import case_figure, encode, format_of, save, thumbnail
+from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.sections import VIEWS, View
 from trt_landmarks.scan import Scan
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.outputs.conftest import place
-from tests.synthetic import about, blobs, directions, stored_otherwise
+from tests.synthetic import about, blobs, directions, rotation, stored_otherwise, turned
 from trt_landmarks.geometry import Floats
+from trt_landmarks.landmark_files import read_landmarks
 from trt_landmarks.outputs.sections import VIEWS, Box, Image, View, box_about, plane, projections
-from trt_landmarks.scan import Scan
+from trt_landmarks.scan import Scan, read_scan
 
 
 def brightest(image: Image, box: Box, view: View) -> Floats:
@@ -72,3 +75,21 @@ def test_the_box_holds_all_landmarks_and_no_more_than_is_there(scan: Scan) -> No
     assert (one.size > 4).all() and (one.size <= everything.size + 1e-9).all()
     outside = plane(scan, Box(everything.high + 1, everything.high + 9), VIEWS[0], float(everything.high[1]) + 5)
     assert np.isnan(outside).all()
+
+
+def test_landmarks_of_a_real_head_lie_on_bone_also_if_it_lies_oblique(mouse_scans: list[Path]) -> None:
+    path = mouse_scans[3]
+    scan, turn = read_scan(path), rotation(25, -40, 70)
+    annotated = read_landmarks(path.parent.parent / "landmarks" / f"{scan.id}.mrk.json")
+    for seen, move in ((scan, np.eye(3)), (turned(scan, turn), turn)):
+        points = np.array(list(annotated.values()))[::5] @ move.T
+        box = box_about(seen, points)
+        bright = []
+        for point in points:
+            for view in VIEWS:
+                image = plane(seen, box, view, float(point[view.depth]))
+                share = ((point - box.low) / box.size)[[view.along, view.across]]
+                row, column = (share * image.shape).astype(int)
+                around = image[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+                bright.append(np.nanmax(around) > np.nanpercentile(image, 80))
+        assert np.mean(bright) > 0.9

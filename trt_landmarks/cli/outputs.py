@@ -67,7 +67,8 @@ def view(
     task: TaskFile = None,
 ) -> None:
     """Draw a case: planes through a landmark and projections, with the points found (and annotated)."""
-    from trt_landmarks.outputs.figure import Marks, case_figure, format_of, save
+    from trt_landmarks.outputs.figure import case_figure, format_of, save
+    from trt_landmarks.outputs.marks import Marks
     from trt_landmarks.outputs.sources import Sources, find_case
     from trt_landmarks.predictions import read_predictions
     from trt_landmarks.scan import read_scan

@@ -9,6 +9,7 @@ import numpy as np
 
 from trt_landmarks.case_result import CaseResult
 from trt_landmarks.geometry import Floats
+from trt_landmarks.outputs.marks import Marks
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,7 @@ def case_row(case: CaseResult, truth: Mapping[str, Floats]) -> CaseRow:
         case,
         sum(mark.status != "located" for mark in marks),
         None if least is None else (least.name, least.confidence),
-        {
-            mark.name: float(np.linalg.norm(np.subtract(mark.position_lps_mm, truth[mark.name])))
-            for mark in marks
-            if mark.name in truth
-        },
+        Marks(case, truth, {}).errors,
     )
 
 

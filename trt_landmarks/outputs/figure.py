@@ -6,18 +6,17 @@ Pictures are drawn without pyplot, which keeps global state: any thread may draw
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trt_landmarks.case_result import CaseResult, KeySlice, Landmark, Measurement
+from trt_landmarks.case_result import KeySlice, Landmark, Measurement
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_bytes
-from trt_landmarks.geometry import AXES, Floats
+from trt_landmarks.geometry import AXES
 from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
+from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.sections import (
     AXIAL,
     CORONAL,
@@ -48,57 +47,6 @@ _MEASUREMENTS = 8
 _WIDTH_INCHES = 13.0
 _GAP, _TITLE_INCHES = 0.02, 0.55
 _TEXT, _FAINT, _TRUTH, _FLAGGED = "#f2f2f2", "#9a9a9a", "#ffffff", "#ff4d4d"
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What is drawn on a scan.
-
-    Attributes:
-        case: the result.
-        truth: landmark -> ``(3,)`` LPS mm where it was annotated; may be empty.
-        groups: landmark -> the correlated group it belongs to.
-    """
-
-    case: CaseResult
-    truth: Mapping[str, Floats]
-    groups: Mapping[str, str]
-
-    @property
-    def errors(self) -> dict[str, float]:
-        """Landmark -> distance from its annotation, mm."""
-        return {
-            mark.name: float(np.linalg.norm(np.subtract(mark.position_lps_mm, self.truth[mark.name])))
-            for mark in self.case.landmarks
-            if mark.name in self.truth
-        }
-
-    @property
-    def colours(self) -> dict[str, Colour]:
-        """Landmark -> the colour of its group."""
-        groups = group_colours(dict.fromkeys(self.groups.values()))
-        return {m.name: groups.get(self.groups.get(m.name, ""), INDEPENDENT) for m in self.case.landmarks}
-
-    def landmark(self, name: str | None) -> Landmark:
-        """The landmark of that name; None for one that tells most.
-
-        That is the least confident one if any is below the threshold, else the one nearest to the middle of all.
-        """
-        marks = self.case.landmarks
-        if not marks:
-            reason = self.case.error.message if self.case.error is not None else "it has no landmarks"
-            raise PredictionsError(f"case '{self.case.id}' cannot be shown: {reason}")
-        if name is not None:
-            for mark in marks:
-                if mark.name == name:
-                    return mark
-            known = ", ".join(mark.name for mark in marks[:8])
-            raise PredictionsError(f"case '{self.case.id}' has no landmark '{name}'; it has {known}, ...")
-        doubtful = [mark for mark in marks if mark.status == "low_confidence"]
-        if doubtful:
-            return min(doubtful, key=lambda mark: mark.confidence)
-        middle = np.mean([mark.position_lps_mm for mark in marks], axis=0)
-        return min(marks, key=lambda mark: float(np.linalg.norm(middle - mark.position_lps_mm)))
 
 
 def case_figure(scan: Scan, marks: Marks, landmark: str | None = None) -> Figure:
@@ -174,7 +122,7 @@ def thumbnail(scan: Scan, marks: Marks) -> bytes:
 def encode(figure: Figure, format: str, dpi: float) -> bytes:
     """The figure as a file's content; equal figures give equal content."""
     stream = io.BytesIO()
-    quality = {"pil_kwargs": {"quality": 82}} if format in ("jpg", "jpeg") else {}
+    quality: dict[str, Any] = {"pil_kwargs": {"quality": 82}} if format in ("jpg", "jpeg") else {}
     dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(format)
     figure.savefig(stream, format=format, dpi=dpi, facecolor=figure.get_facecolor(), metadata=dated, **quality)
     return stream.getvalue()
@@ -317,8 +265,8 @@ def _legend(axes: Any, marks: Marks, focus: Landmark, box: Box) -> None:
     axes.axis("off")
 
     def dot(colour: object, label: str, **style: object) -> Line2D:
-        settings: dict[str, Any] = {"marker": "o", "ms": 6, "mec": "black", "mew": 0.5, "ls": "none", "color": colour, **style}
-        return Line2D([], [], label=_plain(label), **settings)
+        settings: dict[str, Any] = {"marker": "o", "ms": 6, "mec": "black", "mew": 0.5, "ls": "none", "color": colour}
+        return Line2D([], [], label=_plain(label), **{**settings, **style})
 
     members = {mark.name: marks.groups.get(mark.name) for mark in marks.case.landmarks}
     entries = []
@@ -410,5 +358,3 @@ def _plain(text: str) -> str:
 
 def _shorten(text: str, most: int = 70) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-

@@ -18,8 +18,9 @@ from trt_landmarks.errors import PredictionsError, TrtlmError
 from trt_landmarks.files import write_text
 from trt_landmarks.outputs.case_rows import CaseRow, case_row, worst_first
 from trt_landmarks.outputs.error_plots import detection_plot, landmark_plot
-from trt_landmarks.outputs.figure import Marks, encode, thumbnail
+from trt_landmarks.outputs.figure import encode, thumbnail
 from trt_landmarks.outputs.html_page import DASH, Cell, page, table
+from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.sources import Sources
 from trt_landmarks.predictions import Predictions
 from trt_landmarks.scan import read_scan

@@ -41,7 +41,8 @@ def write_case(path: str | Path, case: CaseResult, groups: Mapping[str, str]) ->
 
 def case_markups(case: CaseResult, groups: Mapping[str, str]) -> list[Json]:
     """The markups of a case; ``groups`` as for :func:`write_case`."""
-    colours: dict[str | None, Colour] = {None: INDEPENDENT, **group_colours(dict.fromkeys(groups.values()))}
+    colours: dict[str | None, Colour] = {None: INDEPENDENT}
+    colours.update(group_colours(dict.fromkeys(groups.values())))
     lists: list[Json] = []
     for group, colour in colours.items():
         marks = [mark for mark in case.landmarks if groups.get(mark.name) == group]

@@ -9,6 +9,7 @@ from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import make_folder
 from trt_landmarks.outputs import csv_file, figure, markups
+from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.names import FileNames
 from trt_landmarks.scan import Scan
 
@@ -66,7 +67,7 @@ class OutputWriter:
             return
         path = self._figures / f"{self._names[case.id]}.png"
         try:
-            figure.save(figure.case_figure(scan, figure.Marks(case, {}, self.groups)), path)
+            figure.save(figure.case_figure(scan, Marks(case, {}, self.groups)), path)
         except Exception as problem:  # whatever drawing raises: the result is there and counts more
             self.problems.append(f"{case.id}: has no picture: {problem}")
 
