@@ -45,13 +45,13 @@ def infer(
     bundle = open_bundle(model)
     if measurements is not None:
         bundle = replace(bundle, task=add_measurements(bundle.task, measurements))
-    with extra("figures"):
-        ids = [file.id for file in files]
-        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
     workers = open_workers(
         bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
         threads=threads, devices=parse_devices(devices),
     )  # fmt: skip
+    with extra("figures"):
+        ids = [file.id for file in files]
+        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
     chosen, note, prepared = workers.engine, workers.note, workers.preprocessing
     if not quiet:
         typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)

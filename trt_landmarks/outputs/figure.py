@@ -314,7 +314,7 @@ def _bars(axes: Any, marks: Marks) -> None:
     errors = marks.errors
     if errors:
         worst = sorted(errors.items(), key=lambda item: -item[1])[:_BARS]
-        title = "largest distances from the annotation, mm"
+        title = "largest errors, mm"
     else:
         confidences = {mark.name: mark.confidence for mark in marks.case.landmarks}
         worst = sorted(confidences.items(), key=lambda item: item[1])[:_BARS]
