@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
+from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.predictions import SCHEMA_FILE, Predictions, read_predictions
 
@@ -29,6 +29,10 @@ def example():
         mark("1", "located", np.array([1.0000049, -2.5, -1e-9]), (10, 20, 30), np.float32(0.98765432)),
         mark("2", "outside_scan", (5.5, 6.5, 7.5), (-3.0, 2.0, 1.0), 0.0),
     )
+    measured = (
+        Measurement("length", "distance", ("1", "2"), 9.25, "mm", 0.1234567, "outside_scan"),
+        Measurement("tilt", "angle-of-lines", ("1", "2", "1", "3"), None, "degree", None, "undefined"),
+    )
     slices = (
         KeySlice("midsagittal", "left-right", 0.123456789, (0.1, 0.2, 0.3), (1.0, 0.0, 0.0)),
         KeySlice("other", "superior-inferior", -4),
@@ -39,7 +43,8 @@ def example():
         engine={"name": "onnxruntime", "precision": "fp32", "provider": "CPUExecutionProvider", "note": None},
         cases=[
             CaseResult("a", "scans/a.nii.gz", timing_ms={"read": 12.34567, "total": 99}, landmarks=marks,
-                       key_slices=slices, warnings=(CaseWarning("scan_slices", "2 slices are stored twice."),)),
+                       key_slices=slices, warnings=(CaseWarning("scan_slices", "2 slices are stored twice."),),
+                       measurements=measured),
             CaseResult("b", "scans/b.nii.gz", "failed", CaseError("scan_truncated", "scans/b.nii.gz: ends early.")),
         ],
     )  # fmt: skip
@@ -67,13 +72,13 @@ def test_the_file_is_the_plain_data_as_json(tmp_path, count):
     assert (tmp_path / "preds.json").read_text(encoding="utf-8") == text
 
 
-def test_a_file_from_before_there_were_warnings_is_read(tmp_path):
+def test_a_file_from_before_there_were_warnings_and_measurements_is_read(tmp_path):
     content = example().to_dict()
     for case in content["cases"]:
-        del case["warnings"]
+        del case["warnings"], case["measurements"]
     path = tmp_path / "preds.json"
     path.write_text(json.dumps(content))
-    assert all(case.warnings == () for case in read_predictions(path).cases)
+    assert not any(case.warnings or case.measurements for case in read_predictions(path).cases)
 
 
 def test_numbers_are_rounded_and_plain():
@@ -101,6 +106,14 @@ def test_numbers_are_rounded_and_plain():
         (lambda: KeySlice("g", "x", 0), "axis is 'x'"),
         (lambda: KeySlice("g", "left-right", float("inf")), "position_mm is inf"),
         (lambda: KeySlice("g", "left-right", 0, (0, 0, 10**400)), "point_lps_mm"),
+        (lambda: Measurement("m", "area", ("1",), 1, "mm2", None, "measured"), "type is 'area'"),
+        (lambda: Measurement("m", "distance", ("1",), 1, "mm", None, "measured"), "is of 2 points and in mm"),
+        (lambda: Measurement("m", "distance", ("1", "2"), 1, "cm", None, "measured"), "is of 2 points and in mm"),
+        (lambda: Measurement("m", "distance", ("1", "2"), 1, "mm", None, "located"), "status is 'located'"),
+        (lambda: Measurement("m", "distance", ("1", "2"), None, "mm", None, "measured"), "any other has one"),
+        (lambda: Measurement("m", "distance", ("1", "2"), np.nan, "mm", None, "measured"), "value is nan"),
+        (lambda: Measurement("m", "distance", ("1", "2"), -1, "mm", None, "measured"), "cannot be negative"),
+        (lambda: Measurement("m", "distance", ("1", "2"), None, "mm", 1, "undefined"), "but no value"),
         (lambda: CaseWarning("", "m"), "code is ''"),
         (lambda: CaseResult("a", "p", "failed"), "a failed case has an error"),
         (lambda: CaseResult("a", "p", "ok", CaseError("c", "m")), "an ok case has none"),
@@ -201,8 +214,8 @@ def test_reader_and_schema_agree(data):
         accepted = True
     except PredictionsError as error:
         accepted = "occurs twice" in str(error)
-    # The reader rounds confidences and takes null for a plane that is not given; the schema is as strict as the writer.
-    lenient = path[-1] in ("confidence", "point_lps_mm", "normal_lps")
+    # The reader rounds numbers and takes null for a plane that is not given; the schema is as strict as the writer.
+    lenient = path[-1] in ("confidence", "point_lps_mm", "normal_lps", "value", "uncertainty")
     if not informational and not (lenient and accepted):
         assert accepted == VALIDATOR.is_valid(content), path
 

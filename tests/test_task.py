@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from trt_landmarks.errors import TaskError
-from trt_landmarks.task import Intensity, Task, load_task, parse_task
+from trt_landmarks.task import Intensity, Task, add_measurements, load_task, parse_task
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +200,45 @@ def test_files_that_are_no_task(tmp_path: Path) -> None:
 def test_a_task_cannot_be_changed(shipped: Task) -> None:
     with pytest.raises(ValueError, match="frozen"):
         shipped.name = "other"
+
+
+DISTANCE = {"name": "length", "type": "distance", "points": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("measurement", "says"),
+    [
+        (DISTANCE | {"points": ["a", "e"]}, "measurements: 'length' is of 'e', which is not in landmarks"),
+        (DISTANCE | {"points": ["a", 1]}, "1 in points is not text"),
+        (DISTANCE | {"points": ["a", "b", "c"]}, "measurements.0: distance is of 2 points, not 3"),
+        (DISTANCE | {"points": ["a", "a"]}, "the same point twice"),
+        (DISTANCE | {"type": "angle-of-lines", "points": ["a", "b", "c", "c"]}, "the same point twice"),
+        (DISTANCE | {"type": "length"}, "measurements.0.type"),
+        (DISTANCE | {"name": ""}, "measurements.0.name"),
+    ],
+)
+def test_a_wrong_measurement_is_named(measurement: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=says):
+        parse_task({**GOOD, "measurements": [measurement]}, "task")
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"measurements": [measurement]}))
+    with pytest.raises(TaskError, match=says) as caught:
+        add_measurements(parse_task(GOOD, "task"), tmp_path / "more.yaml")
+    assert "more.yaml" in caught.value.message
+
+
+def test_measurements_of_a_file_come_after_those_of_the_task(tmp_path: Path) -> None:
+    task = parse_task({**GOOD, "measurements": [DISTANCE]}, "task")
+    path = tmp_path / "more.yaml"
+    shared = {"name": "gonial", "type": "angle-of-lines", "points": ["a", "b", "a", "c"]}
+    path.write_text(yaml.safe_dump({"measurements": [shared]}))
+    extended = add_measurements(task, path)
+    assert [one.name for one in extended.measurements] == ["length", "gonial"]
+    assert extended.model_copy(update={"measurements": task.measurements}) == task
+    path.write_text(yaml.safe_dump({"measurements": [DISTANCE]}))
+    with pytest.raises(TaskError, match="two measurements have the same name"):
+        add_measurements(task, path)
+    path.write_text("[]")
+    with pytest.raises(TaskError, match="no key 'measurements'"):
+        add_measurements(task, path)
+    with pytest.raises(TaskError, match="no such file of measurements"):
+        add_measurements(task, tmp_path / "none.yaml")

@@ -17,6 +17,17 @@ from trt_landmarks.result_fields import Triple, each, fields, inside, mapping, n
 #: A landmark is ``located``; found with a confidence below the threshold; or its scan does not reach it.
 LANDMARK_STATUSES = ("located", "low_confidence", "outside_scan")
 CASE_STATUSES = ("ok", "failed")
+#: Types of measurements: how many landmarks each is of, and its unit.  See :mod:`trt_landmarks.measurements`.
+MEASUREMENT_TYPES = {
+    "distance": (2, "mm"),
+    "angle": (3, "degree"),
+    "angle-of-lines": (4, "degree"),
+    "distance-to-line": (3, "mm"),
+    "distance-to-plane": (4, "mm"),
+}
+#: A measurement is ``measured``; of a landmark that is not ``located``, the worst status of its landmarks; or cannot
+#: be had, such as an angle between points that coincide.
+MEASUREMENT_STATUSES = ("measured", *LANDMARK_STATUSES[1:], "undefined")
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,66 @@ class KeySlice:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A distance or an angle between landmarks of one scan.
+
+    Attributes:
+        name: as in the task.
+        type: one of :data:`MEASUREMENT_TYPES`.
+        points: the landmarks it is of, in the type's order.
+        value: mm or degrees; None if ``status`` is ``undefined``.
+        unit: ``mm`` or ``degree``.
+        uncertainty: one standard deviation, in the same unit; None where a landmark's expected error is not known.
+        status: one of :data:`MEASUREMENT_STATUSES`.
+
+    Raises:
+        PredictionsError: for an unknown type or status, a unit or number of points that are not the type's, a number
+            that is not finite, or a value that contradicts the status.
+    """
+
+    name: str
+    type: str
+    points: tuple[str, ...]
+    value: float | None
+    unit: str
+    uncertainty: float | None
+    status: str
+
+    def __post_init__(self) -> None:
+        where = f"measurement '{text(self.name, 'name')}'"
+        if text(self.type, f"{where}: type") not in MEASUREMENT_TYPES:
+            raise PredictionsError(f"{where}: type is {self.type!r}, not one of {', '.join(MEASUREMENT_TYPES)}.")
+        if self.status not in MEASUREMENT_STATUSES:
+            known = ", ".join(MEASUREMENT_STATUSES)
+            raise PredictionsError(f"{where}: status is {self.status!r}, not one of {known}.")
+        count, unit = MEASUREMENT_TYPES[self.type]
+        object.__setattr__(self, "points", tuple(text(name, f"{where}: points") for name in self.points))
+        if len(self.points) != count or self.unit != unit:
+            raise PredictionsError(f"{where}: {self.type} is of {count} points and in {unit}.")
+        for name in ("value", "uncertainty"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(getattr(self, name), f"{where}: {name}", 5))
+        if (self.value is None) != (self.status == "undefined"):
+            raise PredictionsError(f"{where}: an undefined measurement has no value, any other has one.")
+        if self.value is None and self.uncertainty is not None:
+            raise PredictionsError(f"{where}: has an uncertainty, but no value.")
+        if (self.value or 0) < 0 or (self.uncertainty or 0) < 0:
+            raise PredictionsError(f"{where}: value and uncertainty cannot be negative.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file."""
+        return {
+            "name": self.name,
+            "type": self.type,
+            "points": list(self.points),
+            "value": self.value,
+            "unit": self.unit,
+            "uncertainty": self.uncertainty,
+            "status": self.status,
+        }
+
+
+@dataclass(frozen=True)
 class CaseError:
     """Why a case failed: the stable ``code`` of the error and its ``message``."""
 
@@ -139,9 +210,10 @@ class CaseResult:
         landmarks: in the task's order; normally empty for a failed case.
         key_slices: one per correlated group.
         warnings: what to know of the scan or the result.
+        measurements: in the task's order.
 
     Raises:
-        PredictionsError: if status and error contradict each other or a landmark occurs twice.
+        PredictionsError: if status and error contradict each other, or a landmark or measurement occurs twice.
     """
 
     id: str
@@ -152,6 +224,7 @@ class CaseResult:
     landmarks: tuple[Landmark, ...] = ()
     key_slices: tuple[KeySlice, ...] = ()
     warnings: tuple[CaseWarning, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"case '{text(self.id, 'id')}'"
@@ -165,7 +238,9 @@ class CaseResult:
         object.__setattr__(self, "landmarks", tuple(self.landmarks))
         object.__setattr__(self, "key_slices", tuple(self.key_slices))
         object.__setattr__(self, "warnings", tuple(self.warnings))
+        object.__setattr__(self, "measurements", tuple(self.measurements))
         no_duplicates((mark.name for mark in self.landmarks), f"{where}: landmark")
+        no_duplicates((one.name for one in self.measurements), f"{where}: measurement")
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file."""
@@ -178,6 +253,7 @@ class CaseResult:
             "landmarks": [mark.to_dict() for mark in self.landmarks],
             "key_slices": [one.to_dict() for one in self.key_slices],
             "warnings": [{"code": one.code, "message": one.message} for one in self.warnings],
+            "measurements": [one.to_dict() for one in self.measurements],
         }
 
 
@@ -187,7 +263,8 @@ def read_case(content: Any) -> CaseResult:
     Raises:
         PredictionsError: naming the wrong field.
     """
-    item = fields(content, ("id", "path", "status", "error", "timing_ms", "landmarks", "key_slices"), ("warnings",))
+    item = fields(content, ("id", "path", "status", "error", "timing_ms", "landmarks", "key_slices"),
+                  ("warnings", "measurements"))  # fmt: skip
     if item["error"] is not None:
         with inside("error"):
             item["error"] = CaseError(**fields(item["error"], ("code", "message")))
@@ -196,11 +273,18 @@ def read_case(content: Any) -> CaseResult:
     item["landmarks"] = each(item["landmarks"], "landmarks", _read_landmark)
     item["key_slices"] = each(item["key_slices"], "key_slices", _read_key_slice)
     item["warnings"] = each(item.get("warnings", []), "warnings", _read_warning)
+    item["measurements"] = each(item.get("measurements", []), "measurements", _read_measurement)
     return CaseResult(**item)
 
 
 def _read_warning(content: Any) -> CaseWarning:
     return CaseWarning(**fields(content, ("code", "message")))
+
+
+def _read_measurement(content: Any) -> Measurement:
+    item = fields(content, ("name", "type", "points", "value", "unit", "uncertainty", "status"))
+    item["points"] = tuple(each(item["points"], "points", lambda name: text(name, "name")))
+    return Measurement(**item)
 
 
 def _read_landmark(content: Any) -> Landmark:

@@ -53,6 +53,21 @@ def write_bytes(path: str | Path, content: Buffer, error: type[TrtlmError]) -> N
                 temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: str | Path, error: type[TrtlmError]) -> Path:
+    """Make a folder, and those above it, if it is not there; gives its path.
+
+    Raises:
+        error: naming the folder, if it cannot be made.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        message = f"{path}: cannot be made a folder: {_reason(problem)}."
+        raise error(message, "Name a folder at a place that you may write to.") from None
+    return path
+
+
 def read_text(path: str | Path, error: type[TrtlmError], what: str) -> str:
     """Read a UTF-8 file (a byte order mark is allowed); ``what`` names its kind in errors, e.g. "landmark file".
 

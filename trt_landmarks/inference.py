@@ -19,6 +19,7 @@ from trt_landmarks.case_result import CaseError, CaseResult, KeySlice, Landmark
 from trt_landmarks.engines.base import Cancellable
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.measurements import measure
 from trt_landmarks.pipeline import Pipeline
 from trt_landmarks.predictions import Predictions
 from trt_landmarks.resident import ResidentLocalizer
@@ -28,6 +29,8 @@ AnyLocalizer = Localizer | ResidentLocalizer
 
 #: Called after every case: the case, how many are done, how many there are.
 Progress = Callable[[CaseResult, int, int], None]
+#: Called in a worker's thread with each case that is ok and its scan, which is let go afterwards.
+Look = Callable[[CaseResult, Scan], None]
 
 #: Seconds between intermediate writes of the results file, at least; the more results there are, the longer it takes,
 #: and writing may have this share of the time.
@@ -57,6 +60,7 @@ def infer(
     batch: int = 1,
     readers: int | None = None,
     progress: Progress = lambda case, done, count: None,
+    look: Look = lambda case, scan: None,
 ) -> Predictions:
     """Localize in every file and add a case to ``predictions`` for each, in order.
 
@@ -71,6 +75,7 @@ def infer(
         batch: scans that go through the nets together.
         readers: threads that read scans ahead; None for as many as help, see :func:`readers_for`.
         progress: called after every case, in order.
+        look: called with every scan that was localized, to draw it for example; it must not raise.
 
     Raises:
         PredictionsError: if ``out`` cannot be written (found out before the first scan is read).
@@ -87,7 +92,7 @@ def infer(
     pipeline = Pipeline(
         files,
         _read,
-        [partial(_localize_files, localizer=localizer) for localizer in localizers],
+        [partial(_localize_files, localizer=localizer, look=look) for localizer in localizers],
         batch=max(1, batch),
         readers=readers or readers_for(localizers),
         name=lambda file: str(file.path),
@@ -168,7 +173,10 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
         KeySlice(plane.group.name, plane.group.axis, plane.position_mm, _triple(plane.point), _triple(plane.normal))
         for plane in found.slices
     )
-    return CaseResult(file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices)
+    measured = measure(task.measurements, landmarks)
+    return CaseResult(
+        file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices, measurements=measured
+    )
 
 
 def _read(file: ScanFile) -> _Read | CaseResult:
@@ -181,9 +189,14 @@ def _read(file: ScanFile) -> _Read | CaseResult:
     return _Read(file, scan, 1000 * (time.perf_counter() - start))
 
 
-def _localize_files(files: Sequence[_Read | CaseResult], localizer: AnyLocalizer) -> list[CaseResult]:
+def _localize_files(files: Sequence[_Read | CaseResult], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
     """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
-    located = iter(_localize_scans([file for file in files if isinstance(file, _Read)], localizer))
+    scans = [file for file in files if isinstance(file, _Read)]
+    cases = _localize_scans(scans, localizer)
+    for read, case in zip(scans, cases, strict=True):
+        if case.status == "ok":
+            look(case, read.scan)
+    located = iter(cases)
     return [next(located) if isinstance(file, _Read) else file for file in files]
 
 

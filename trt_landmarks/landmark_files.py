@@ -45,6 +45,9 @@ _SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 
+#: A part of a JSON file.
+Json = dict[str, Any]
+
 #: What current Slicer versions write after the last named .fcsv column: the position status, 2 for "defined".
 _FCSV_DEFINED = "2"
 
@@ -95,30 +98,63 @@ def write_mrk_json(
         position = np.asarray(point, dtype=np.float64).reshape(3)
         defined = bool(np.isfinite(position).all())
         control_points.append(
-            {
-                "id": str(number),
-                "label": name,
-                "description": described.get(name, ""),
-                "associatedNodeID": "",
-                "position": position.tolist() if defined else [0.0, 0.0, 0.0],
-                "orientation": [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0],
-                "selected": True,
-                "locked": False,
-                "visibility": True,
-                "positionStatus": "defined" if defined else "undefined",
-            }
+            control_point(number, name, position if defined else np.zeros(3), described.get(name, ""), defined)
         )
-    markup = {
-        "type": "Fiducial",
+    write_markups(path, [markup("Fiducial", control_points)])
+
+
+def control_point(number: int, name: str, position: Floats, description: str = "", defined: bool = True) -> Json:
+    """A point of a Slicer markup.
+
+    Args:
+        number: from 1, its place in the markup.
+        name: the landmark's, shown beside the point.
+        position: ``(3,)`` LPS mm.
+        description: shown in Slicer's table of points.
+        defined: whether the point is there; Slicer neither shows nor measures one that is not.
+    """
+    return {
+        "id": str(number),
+        "label": name,
+        "description": description,
+        "associatedNodeID": "",
+        "position": np.asarray(position, dtype=np.float64).tolist(),
+        "orientation": [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0],
+        "selected": True,
+        "locked": False,
+        "visibility": True,
+        "positionStatus": "defined" if defined else "undefined",
+    }
+
+
+def markup(type: str, control_points: list[Json], **more: Any) -> Json:
+    """A Slicer markup in LPS mm.
+
+    Args:
+        type: ``Fiducial`` (a point list), ``Line`` or ``Angle``.
+        control_points: see :func:`control_point`.
+        more: further properties, such as ``name`` or ``display``.
+    """
+    return {
+        "type": type,
         "coordinateSystem": "LPS",
         "coordinateUnits": "mm",
         "locked": False,
         "fixedNumberOfControlPoints": False,
         "labelFormat": "%N-%d",
         "lastUsedControlPointNumber": len(control_points),
+        **more,
         "controlPoints": control_points,
     }
-    text = json.dumps({"@schema": _SCHEMA, "markups": [markup]}, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_markups(path: str | Path, markups: list[Json]) -> None:
+    """Write a ``.mrk.json`` file of markups (schema 1.0.3); it appears whole or not at all.
+
+    Raises:
+        LandmarkFileError: if the file cannot be written.
+    """
+    text = json.dumps({"@schema": _SCHEMA, "markups": markups}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text, LandmarkFileError)
 
 

@@ -7,11 +7,12 @@ x, y, z of the LPS world (left-right, anterior-posterior, superior-inferior); al
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from trt_landmarks.case_result import MEASUREMENT_TYPES
 from trt_landmarks.errors import TaskError
 from trt_landmarks.geometry import AXES
 
@@ -30,6 +31,9 @@ class Section(BaseModel):
     """A part of the task file: unknown keys are errors, values cannot be changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Group(Section):
@@ -158,6 +162,30 @@ class Batches(Section):
         return value
 
 
+class MeasurementDefinition(Section):
+    """A distance or an angle between landmarks; what each type means says :mod:`trt_landmarks.measurements`."""
+
+    name: str = Field(min_length=1)
+    type: Literal["distance", "angle", "angle-of-lines", "distance-to-line", "distance-to-plane"]
+    points: tuple[str, ...]
+
+    @field_validator("points", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        return _as_text(value, "points")
+
+    @model_validator(mode="after")
+    def _points_fit(self) -> MeasurementDefinition:
+        count, _ = MEASUREMENT_TYPES[self.type]
+        if len(self.points) != count:
+            raise ValueError(f"{self.type} is of {count} points, not {len(self.points)}")
+        # Two lines may share a point: they are then the sides of an angle.
+        parts = (self.points[:2], self.points[2:]) if self.type == "angle-of-lines" else (self.points,)
+        if any(len(set(part)) < len(part) for part in parts):
+            raise ValueError("the same point twice")
+        return self
+
+
 class Task(Section):
     """A complete localization task."""
 
@@ -174,6 +202,7 @@ class Task(Section):
     sdr_radii_mm: tuple[Positive, ...] = Field(min_length=1)
     low_confidence_below: Annotated[float, Field(ge=0, le=1)] = 0.2
     batches: Batches = Batches()
+    measurements: tuple[MeasurementDefinition, ...] = ()
 
     @field_validator("landmarks", mode="before")
     @classmethod
@@ -206,6 +235,12 @@ class Task(Section):
                 if name in seen:
                     raise ValueError(f"symmetry.{key}: '{name}' has two places in the symmetry")
                 seen.add(name)
+        for measure in self.measurements:
+            lacking = [name for name in measure.points if name not in known]
+            if lacking:
+                raise ValueError(f"measurements: '{measure.name}' is of '{lacking[0]}', which is not in landmarks")
+        if len({measure.name for measure in self.measurements}) < len(self.measurements):
+            raise ValueError("measurements: two measurements have the same name")
         return self
 
     @property
@@ -213,6 +248,11 @@ class Task(Section):
         """Indices of the landmarks that belong to no group, in order."""
         grouped = {name for group in self.groups for name in group.landmarks}
         return tuple(i for i, name in enumerate(self.landmarks) if name not in grouped)
+
+    @property
+    def group_of(self) -> dict[str, str]:
+        """Landmark -> the name of its group, in the groups' order; independent landmarks are not in it."""
+        return {name: group.name for group in self.groups for name in group.landmarks}
 
     def members(self, group: Group) -> tuple[int, ...]:
         """Indices of a group's landmarks, in the group's order."""
@@ -244,18 +284,7 @@ def load_task(path: str | Path) -> Task:
     Raises:
         TaskError: naming the file and the key, if it cannot be read or is not a valid task.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such task file.", "Name a YAML task file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read as text: {error}.") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TaskError(f"{path}: is not valid YAML: {error}.") from None
-    return parse_task(content, str(path))
+    return parse_task(_read_yaml(path, "task file"), str(path))
 
 
 def parse_task(content: Any, source: str) -> Task:
@@ -266,8 +295,49 @@ def parse_task(content: Any, source: str) -> Task:
     """
     if not isinstance(content, dict):
         raise TaskError(f"{source}: a task is a mapping of keys, not {type(content).__name__}.")
+    return _checked(Task, content, source)
+
+
+def add_measurements(task: Task, path: str | Path) -> Task:
+    """The task with the ``measurements`` of a YAML file after its own.
+
+    The file has that one key; its value is a list as in a task file.
+
+    Raises:
+        TaskError: naming the file and the key, if it cannot be read, or a landmark or name does not fit the task.
+    """
+    content = _read_yaml(path, "file of measurements")
+    if not isinstance(content, dict) or "measurements" not in content:
+        raise TaskError(f"{path}: has no key 'measurements'.", "It holds a list, as in a task file.")
+    added = _checked(_Measurements, content, str(path)).measurements
+    extended = task.model_dump() | {"measurements": [one.model_dump() for one in (*task.measurements, *added)]}
+    return _checked(Task, extended, str(path))
+
+
+class _Measurements(Section):
+    """A file of measurements alone."""
+
+    measurements: tuple[MeasurementDefinition, ...]
+
+
+def _read_yaml(path: str | Path, what: str) -> Any:
+    """The content of a YAML file; ``what`` names its kind in errors."""
+    path = Path(path)
     try:
-        return Task.model_validate(content)
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise TaskError(f"{path}: no such {what}.", f"Name a YAML {what}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read as text: {error}.") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TaskError(f"{path}: is not valid YAML: {error}.") from None
+
+
+def _checked(section: type[AnySection], content: Any, source: str) -> AnySection:
+    try:
+        return section.model_validate(content)
     except ValidationError as error:
         raise TaskError(f"{source}: {'; '.join(_describe(problem) for problem in error.errors())}.") from None
 

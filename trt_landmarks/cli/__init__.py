@@ -13,6 +13,7 @@ import typer
 from trt_landmarks import __version__
 from trt_landmarks.cli.building import build, calibrate, inspect
 from trt_landmarks.cli.inference import evaluate, infer
+from trt_landmarks.cli.outputs import convert, report, view
 from trt_landmarks.cli.training import export, train
 from trt_landmarks.errors import TrtlmError
 
@@ -62,4 +63,6 @@ def doctor(
 for command in (train, export, build, calibrate, inspect, infer):
     app.command()(command)
 app.command("eval")(evaluate)
+for on_results in (convert, view, report):
+    app.command()(on_results)
 app.command()(doctor)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trt_landmarks.cli.options import Engine, Layout, Model
-from trt_landmarks.cli.support import progress_bar
+from trt_landmarks.cli.options import Csv, Engine, Layout, Markups, Measurements, Model
+from trt_landmarks.cli.support import extra, progress_bar
 from trt_landmarks.errors import PipelineError
 
 
@@ -24,22 +25,33 @@ def infer(
     preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
     layout: Layout = "nets",
     devices: Annotated[str | None, typer.Option(help="GPUs that share the scans, such as 0,1. [default: 0]")] = None,
+    csv: Csv = None,
+    markups: Markups = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for a picture of each case.")] = None,
+    measurements: Measurements = None,
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
     from trt_landmarks.bundle import open_bundle
     from trt_landmarks.case_result import CaseResult
     from trt_landmarks.inference import infer as run
+    from trt_landmarks.outputs.writer import OutputWriter
     from trt_landmarks.predictions import Predictions
     from trt_landmarks.scan import find_scans
+    from trt_landmarks.task import add_measurements
     from trt_landmarks.workers import open_workers, parse_devices
 
     files = find_scans(scans)
     bundle = open_bundle(model)
+    if measurements is not None:
+        bundle = replace(bundle, task=add_measurements(bundle.task, measurements))
     workers = open_workers(
         bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
         threads=threads, devices=parse_devices(devices),
     )  # fmt: skip
+    with extra("figures"):
+        ids = [file.id for file in files]
+        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
     chosen, note, prepared = workers.engine, workers.note, workers.preprocessing
     if not quiet:
         typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
@@ -53,19 +65,24 @@ def infer(
 
         def progress(case: CaseResult, done: int, count: int) -> None:
             advance(case.id)
+            writer.case(case)
             if case.error is not None:
                 typer.echo(f"trtlm: {case.error.message}", err=True)
 
         try:
-            run(files, workers.localizers, predictions, out=out, batch=batch, progress=progress)
+            run(files, workers.localizers, predictions, out=out, batch=batch, progress=progress, look=writer.draw)
         except (KeyboardInterrupt, PipelineError) as end:
             why = "interrupted" if isinstance(end, KeyboardInterrupt) else str(end).rstrip(".")
             typer.echo(f"trtlm: {why}; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)
+            writer.finish(predictions.cases)
             raise typer.Exit(1 if predictions.cases else 2) from None
+    writer.finish(predictions.cases)
+    for problem in writer.problems:
+        typer.echo(f"trtlm: {problem}", err=True)
     failed = sum(case.status == "failed" for case in predictions.cases)
     if not quiet:
         typer.echo(f"{len(files) - failed} of {len(files)} scans ok: {out}")
-    raise typer.Exit(0 if not failed else 2 if failed == len(files) else 1)
+    raise typer.Exit(2 if failed == len(files) else 1 if failed or writer.problems else 0)
 
 
 def evaluate(

@@ -27,3 +27,11 @@ Layout = Annotated[
     str, typer.Option(help="nets: inputs sampled on the host; pair, one: two graphs or one that take the scan itself.")
 ]
 Accept = Annotated[bool, typer.Option(help="Build even if the deviation from FP32 is too large.")]
+Csv = Annotated[
+    Path | None, typer.Option(help="Write the landmarks here too (CSV); measurements go to <name>-measurements.csv.")
+]
+Markups = Annotated[Path | None, typer.Option(help="Folder for a 3D Slicer file (.mrk.json) of each case.")]
+Measurements = Annotated[
+    Path | None, typer.Option(help="YAML file of distances and angles to measure, beside the task's own.")
+]
+TaskFile = Annotated[Path | None, typer.Option("--task", help="Task file, instead of the model's.")]

@@ -133,7 +133,7 @@ class Run:
 
     def _record(self) -> dict[str, Any]:
         return {
-            "task": self.task.model_dump(mode="json"),
+            "task": self.task.model_dump(mode="json", exclude={"measurements"}),  # these train nothing
             "seed": self.settings.seed,
             "settings": self.settings.to_dict(),
             "split": {"train": [c.id for c in self.training], "val": [c.id for c in self.validation]},
