@@ -37,9 +37,7 @@ def test_a_planar_convolution_is_the_convolution(
 @given(z=SIZES, y=SIZES, x=SIZES, landmarks=st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
 def test_merging_sees_what_enlarging_and_concatenating_gives(z: int, y: int, x: int, landmarks: int) -> None:
-    unit = ConvUnit(landmarks, 4, 3)
-    scramble(unit, z + 10 * y + 100 * x)
-    unit = folded(unit)
+    unit = folded(scramble(ConvUnit(landmarks, 4, 3), z + 10 * y + 100 * x))
     generator = torch.Generator().manual_seed(x)
     skip = torch.randn(2, landmarks * 2, 2 * z, 2 * y, 2 * x, generator=generator)
     deeper = torch.randn(2, landmarks * 2, z, y, x, generator=generator)
