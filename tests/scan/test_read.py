@@ -168,10 +168,10 @@ def test_files_that_are_not_scans(real: Path, content: bytes, tmp_path: Path) ->
     ("error", "code"), [(PermissionError(13, "Permission denied"), "scan_unreadable"), (MemoryError(), "scan_memory")]
 )
 def test_what_the_machine_refuses(real: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> bool:
         raise error
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "is_file", refuse)
     fails(real, code)
 
 
@@ -229,9 +229,12 @@ def test_dicom_series(thin: Scan, tmp_path: Path) -> None:
 
 
 def test_dicom_of_many_frames(thin: Scan, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "frames.dcm", thin.voxels.astype(np.uint16))
-    for named in (path, tmp_path):
+    image = SimpleITK.GetImageFromArray(thin.voxels.astype(np.uint16))
+    image.SetSpacing((0.5, 0.6, 0.7))
+    SimpleITK.WriteImage(image, str(tmp_path / "frames.dcm"))
+    for named in (tmp_path / "frames.dcm", tmp_path):
         np.testing.assert_array_equal(read_scan(named).voxels, thin.voxels)
+        assert read_scan(named).geometry.spacing == pytest.approx((0.5, 0.6, 0.7))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 400, 0.5, -1])

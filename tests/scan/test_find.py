@@ -58,8 +58,8 @@ def test_missing_and_empty(tmp_path: Path) -> None:
 
 
 def test_unknown_files_named_explicitly_are_listed(tmp_path: Path) -> None:
-    touch(tmp_path, "notes.txt")
-    assert ids(tmp_path / "notes.txt") == ["notes.txt"]
+    touch(tmp_path, "notes.doc")
+    assert ids(tmp_path / "notes.doc") == ["notes.doc"]
 
 
 def test_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
