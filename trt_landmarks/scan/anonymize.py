@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,3 +62,12 @@ def reason(file: ScanFile, error: TrtlmError) -> str:
     if file.label is None:
         return str(error)
     return f"{file.label}: cannot be used: {error.code}. {error.remedy}".strip()
+
+
+@contextmanager
+def nameless() -> Iterator[None]:
+    """Errors raised within, before there are cases, keep their code and remedy only."""
+    try:
+        yield
+    except TrtlmError as error:
+        raise ScanError(f"the scans cannot be listed: {error.code}.", error.remedy, code=error.code) from None

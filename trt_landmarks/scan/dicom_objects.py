@@ -142,7 +142,7 @@ def list_series(folder: Path) -> DicomFolder | None:
             others[one] += 1
         elif one is None:
             damaged.append(path)
-    volumes = []
+    volumes: list[Series] = []
     for uid, slices in found.items():
         framed = [one for one in slices if one.size[2] > 1]
         parts = [*([one] for one in framed), [one for one in slices if one.size[2] == 1]]
@@ -203,13 +203,17 @@ def _no_volume(slices: Sequence[Slice]) -> str:
     if slices[0].size[2] > 1:
         return ""
     lying = [one for one in slices if one.position is not None and one.axes is not None]
-    if _belongs(slices[0].sop_class, _SECONDARY) and len(lying) < len(slices):
+    normals = np.array([np.cross(*one.axes.T) for one in lying if one.axes is not None])
+    along = [float(one.position @ normals[0]) for one in lying if one.position is not None]
+    apart = len(lying) == len(slices) and np.ptp(along) > 0
+    if _belongs(slices[0].sop_class, _SECONDARY) and not apart:
         return "secondary capture"
     if len(slices) < 2:
         return "single slice"
-    normals = np.array([np.cross(one.axes[:, 0], one.axes[:, 1]) for one in lying if one.axes is not None])
     if len(lying) and (normals @ normals[0] < 0.99).any():
         return "series of planes that are not parallel"
+    if len(lying) == len(slices) and not apart:
+        return "series of pictures at one position"
     return ""
 
 
@@ -248,5 +252,3 @@ def _numbers(text: str, count: int) -> Floats | None:
     except ValueError:
         return None
     return values if len(values) == count and np.isfinite(values).all() else None
-
-

@@ -121,7 +121,7 @@ def _below(root: Path, search: _Search) -> list[_Found]:
     search.others += before
     top = Path(os.path.abspath(root)).name
     found = []
-    for path, suffix, series in sorted(scans, key=lambda scan: scan[:2]):
+    for path, suffix, series in sorted(scans, key=lambda scan: scan[0]):
         inner = path.relative_to(root).parent.parts if path != root else ()
         name = case_id(path) + suffix
         found.append(_Found(path, (name, "_".join((*inner, name)), "_".join((top, *inner, name))), series))

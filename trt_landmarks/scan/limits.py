@@ -129,7 +129,7 @@ def read_promised(path: Path, fill: Fill, count: int) -> NDArray[np.uint8]:
         ScanError: if there are fewer.
     """
     content = np.empty(count, np.uint8)  # the system gives memory when it is written to
-    _read(path, fill, count, memoryview(content))
+    _read(path, fill, count, content.data)
     return content
 
 
