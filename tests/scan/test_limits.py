@@ -17,7 +17,7 @@ from trt_landmarks.errors import ScanError
 from trt_landmarks.scan import Scan, read_scan, write_scan
 from trt_landmarks.scan.limits import MAX_VOXELS, SLACK, check_count, max_voxels
 
-ZEROS = 256 << 20
+ZEROS = 96 << 20
 META = "ObjectType = Image\nNDims = 3\nDimSize = 20 20 20\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
 NRRD = (
     "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 20 20 20\n"

@@ -154,7 +154,8 @@ def _series(folder: Path, root: Path, search: _Search) -> list[tuple[str, str | 
     search.unmatched += len(found.volumes) - len(taken)
     if len(found.volumes) == 1:
         return [("", one.uid) for one in taken]
-    return [(f"_s{one.number or n + 1}", one.uid) for n, one in enumerate(taken)]
+    # Whichever are taken, each has the same name in every run.
+    return [(f"_s{one.number or n + 1}", one.uid) for n, one in enumerate(found.volumes) if one in taken]
 
 
 def _wanted(path: Path, root: Path, search: _Search) -> bool:
