@@ -114,9 +114,12 @@ def test_links_count_once_and_loops_end(tmp_path: Path) -> None:
 def test_text_lists(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.nii", "in/b 1.nii", "in/sub/c.mha", "in/sub/d.mha", "in/ct/IM1.dcm")
     path = tmp_path / "in" / "list.txt"
-    path.write_text(f"\ufeff# scans\n\n a.nii \r\nsub\n{tmp_path}/in/b 1.nii\ngone.nii\nct\na.nii\n", encoding="utf-8")
+    (tmp_path / "in" / "empty").mkdir()
+    path.write_text(
+        f"\ufeff# scans\n\n a.nii \r\nsub\n{tmp_path}/in/b 1.nii\ngone.nii\nct\na.nii\nempty\n", encoding="utf-8"
+    )
     found = find_scans([path])
-    assert [file.id for file in found] == ["a", "c", "d", "b 1", "gone", "ct"]
+    assert [file.id for file in found] == ["a", "c", "d", "b 1", "gone", "ct", "empty"]
     assert found[0].path == tmp_path / "in" / "a.nii"
     assert ids(tmp_path / "in") == ["a", "b 1", "ct", "c", "d"]  # a list in a folder is no scan
 
@@ -149,6 +152,8 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("a.csv", "path,id\na.nii,1\nb.nii,1\n", "list_invalid"),
         ("a.csv", 'path\n"' + "x" * 200_000 + '"\n', "list_invalid"),
         ("a.csv", "", "list_invalid"),
+        ("a.csv", "path,id\na.nii,../up\n", "list_invalid"),
+        ("a.csv", "path,id\na.nii,.hidden\n", "list_invalid"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path: Path, name: str, content: str, code: str) -> None:

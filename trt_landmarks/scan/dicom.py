@@ -14,7 +14,6 @@ from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, list_series
 from trt_landmarks.scan.formats import KNOWN
 from trt_landmarks.scan.itk import check_kind, geometry_of, open_header, open_volume, sitk, voxels_of
-from trt_landmarks.scan.limits import check_count
 from trt_landmarks.scan.problems import EXPORT_SPACING, check_spacing
 from trt_landmarks.scan.slices import stack
 from trt_landmarks.scan.volume import ScanWarning
@@ -94,7 +93,6 @@ def _read_slices(folder: Path, slices: Sequence[Slice]) -> Read:
             message = f"{folder}: its slices differ in {name}."
             raise ScanError(message, "Export one series of equal slices.", code="scan_slices")
     check_kind(folder, first.components, first.pixel, (*first.size[:2], len(slices)))
-    check_count(folder, (len(slices), *first.size))
     assert first.axes is not None and first.spacing is not None
     check_spacing(folder, first.spacing.tolist())
     positions = np.array([one.position for one in slices])

@@ -6,6 +6,7 @@ could name a person is read or kept.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -115,14 +116,14 @@ class DicomFolder:
 
 def dicom_files(folder: Path) -> list[Path]:
     """Files that are DICOM by extension or by their first bytes, sorted; not those in folders below."""
-    files = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "DICOMDIR" and p.is_file()]
+    names = [name for name in os.listdir(folder) if not name.startswith(".") and name != "DICOMDIR"]
+    files = [folder / name for name in names if (folder / name).is_file()]
     return sorted(p for p in files if extension(p) == ".dcm" or (not extension(p) and is_dicom(p)))
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM: with the mark behind its preamble, or without both, with a low tag."""
-    with path.open("rb") as file:
-        start = file.read(132)
+    start = _start(path, 132)
     return start[128:] == b"DICM" or _bare(start)
 
 
@@ -164,8 +165,7 @@ def counted(others: Counter[str]) -> str:
 
 def _look(path: Path) -> Slice | str | None:
     """A file's header; the kind of an object that is no picture; empty for a file that is not DICOM; None: damaged."""
-    with path.open("rb") as file:
-        start = file.read(4096)
+    start = _start(path, 4096)
     sop_class = _sop_class(start)
     for prefix, kind in _OTHERS.items():
         if _belongs(sop_class, prefix):
@@ -215,6 +215,15 @@ def _no_volume(slices: Sequence[Slice]) -> str:
     if len(lying) == len(slices) and not apart:
         return "series of pictures at one position"
     return ""
+
+
+def _start(path: Path, count: int) -> bytes:
+    """A file's first bytes; none if it may not be read, which is said when it is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
 
 
 def _belongs(sop_class: str, prefix: str) -> bool:

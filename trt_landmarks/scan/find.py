@@ -30,15 +30,21 @@ class _Found:
     series: str | None = None
 
 
-@dataclass
-class _Search:
-    """What is looked for in folders, and what was passed over."""
+@dataclass(frozen=True)
+class _Rules:
+    """What is taken of a folder."""
 
-    series: str = "all"
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
+    series: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+@dataclass
+class _PassedOver:
+    """What is not taken of a folder."""
+
     others: Counter[str] = field(default_factory=Counter)  # DICOM objects that are no volume
-    unmatched: int = 0  # scans that the patterns left out, or volumes that are not the series asked for
+    unmatched: int = 0  # scans that the patterns leave out, and volumes of other series than those asked for
 
 
 def find_scans(
@@ -65,28 +71,36 @@ def find_scans(
     Raises:
         ScanError: if a path does not exist, a list cannot be used, or nothing is found in a folder.
     """
-    search = _Search(series, tuple(include), tuple(exclude))
+    rules = _Rules(series, tuple(include), tuple(exclude))
     found: dict[tuple[str, str | None], _Found] = {}
-    for one in _named(paths, search):
+    for one in _named(paths, rules):
         found.setdefault((os.path.realpath(one.path), one.series), one)
     ids = _unique([one.names for one in found.values()])
     return [ScanFile(id, one.path, one.series) for id, one in zip(ids, found.values(), strict=True)]
 
 
-def _named(paths: Iterable[str | Path], search: _Search) -> list[_Found]:
+def _named(paths: Iterable[str | Path], rules: _Rules) -> list[_Found]:
     found: list[_Found] = []
     for root in map(Path, paths):
         if is_list(root):
             for path, id in read_list(root):
-                here = _below(path, search) if path.is_dir() else [_file(path, search)]
+                here = _listed(path, rules)
                 if id is not None:
                     here = [_renamed(one, id, alone=len(here) == 1) for one in here]
                 found += here
         elif not root.exists():
             raise ScanError(f"{root}: no such file or folder.", KNOWN, code="scan_missing")
         else:
-            found += _below(root, search) if root.is_dir() else [_file(root, search)]
+            found += _below(root, rules) if root.is_dir() else [_file(root, rules)]
     return found
+
+
+def _listed(path: Path, rules: _Rules) -> list[_Found]:
+    """What a line of a list names; if that is nothing, one scan that fails when it is read."""
+    try:
+        return _below(path, rules) if path.is_dir() else [_file(path, rules)]
+    except ScanError:
+        return [_file(path, rules)]
 
 
 def _renamed(one: _Found, id: str, *, alone: bool) -> _Found:
@@ -94,31 +108,30 @@ def _renamed(one: _Found, id: str, *, alone: bool) -> _Found:
     return _Found(one.path, (name, name, name), one.series)
 
 
-def _file(path: Path, search: _Search) -> _Found:
+def _file(path: Path, rules: _Rules) -> _Found:
     """A scan that was named itself."""
     name = case_id(path)
     long = f"{Path(os.path.abspath(path)).parent.name}_{name}"
-    rule = search.series if extension(path) == ".zip" and search.series != "all" else None
+    rule = rules.series if extension(path) == ".zip" and rules.series != "all" else None
     return _Found(path, (name, name, long), rule)
 
 
-def _below(root: Path, search: _Search) -> list[_Found]:
+def _below(root: Path, rules: _Rules) -> list[_Found]:
     """The scans in a folder and below."""
-    before, search.unmatched, search.others = search.others, 0, Counter()
+    passed = _PassedOver()
     scans: list[tuple[Path, str, str | None]] = []  # path, what its name gets, series
     for name, folders, files in os.walk(root):
         here = Path(name)
-        folders[:] = [one for one in folders if not one.startswith(".") and not _excluded(here / one, root, search)]
+        folders[:] = [one for one in folders if not one.startswith(".") and not _excluded(here / one, root, rules)]
         inside = [Path(name, one) for one in files if not one.startswith(".") and _is_scan(here / one)]
-        wanted = [path for path in inside if _wanted(path, root, search)]
-        search.unmatched += len(inside) - len(wanted)
-        rule = None if search.series == "all" else search.series
+        wanted = [path for path in inside if _wanted(path, root, rules)]
+        passed.unmatched += len(inside) - len(wanted)
+        rule = None if rules.series == "all" else rules.series
         scans += [(path, "", rule if extension(path) == ".zip" else None) for path in wanted]
         for folder in (here, *(here / one for one in folders if (here / one).is_symlink())):
-            scans += [(folder, suffix, series) for suffix, series in _series(folder, root, search)]
+            scans += [(folder, suffix, series) for suffix, series in _series(folder, root, rules, passed)]
     if not scans:
-        raise _nothing(root, search)
-    search.others += before
+        raise _nothing(root, passed)
     top = Path(os.path.abspath(root)).name
     found = []
     for path, suffix, series in sorted(scans, key=lambda scan: scan[0]):
@@ -136,35 +149,34 @@ def _is_scan(path: Path) -> bool:
     return not (known == ".npz" and not arrays.is_scan(path)) and not (known == ".zip" and not holds_scan(path))
 
 
-def _series(folder: Path, root: Path, search: _Search) -> list[tuple[str, str | None]]:
+def _series(folder: Path, root: Path, rules: _Rules, passed: _PassedOver) -> list[tuple[str, str | None]]:
     """The DICOM series in a folder: what they add to its name, and which they are; the only one needs neither."""
-    if not dicom_files(folder):
-        return []
-    if not _wanted(folder, root, search):
-        search.unmatched += 1
+    if not _wanted(folder, root, rules):
+        passed.unmatched += bool(dicom_files(folder))
         return []
     found = list_series(folder)
-    assert found is not None
-    search.others += found.others
+    if found is None:
+        return []
+    passed.others += found.others
     if not found.volumes:
         return [("", None)] if found.damaged else []
-    if len(found.volumes) == 1 and search.series in ("all", "largest"):
+    if len(found.volumes) == 1 and rules.series in ("all", "largest"):
         return [("", None)]
-    taken = chosen(found.volumes, search.series)
-    search.unmatched += len(found.volumes) - len(taken)
+    taken = {one.uid for one in chosen(found.volumes, rules.series)}
+    passed.unmatched += len(found.volumes) - len(taken)
     if len(found.volumes) == 1:
-        return [("", one.uid) for one in taken]
+        return [("", uid) for uid in taken]
     # Whichever are taken, each has the same name in every run.
-    return [(f"_s{one.number or n + 1}", one.uid) for n, one in enumerate(found.volumes) if one in taken]
+    return [(f"_s{one.number or n + 1}", one.uid) for n, one in enumerate(found.volumes) if one.uid in taken]
 
 
-def _wanted(path: Path, root: Path, search: _Search) -> bool:
-    included = not search.include or _matches(path, root, search.include)
-    return included and not _excluded(path, root, search)
+def _wanted(path: Path, root: Path, rules: _Rules) -> bool:
+    included = not rules.include or _matches(path, root, rules.include)
+    return included and not _excluded(path, root, rules)
 
 
-def _excluded(path: Path, root: Path, search: _Search) -> bool:
-    return path != root and _matches(path, root, search.exclude)
+def _excluded(path: Path, root: Path, rules: _Rules) -> bool:
+    return path != root and _matches(path, root, rules.exclude)
 
 
 def _matches(path: Path, root: Path, patterns: Sequence[str]) -> bool:
@@ -172,13 +184,13 @@ def _matches(path: Path, root: Path, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(text, pattern.removesuffix("/")) for text in texts for pattern in patterns)
 
 
-def _nothing(root: Path, search: _Search) -> ScanError:
+def _nothing(root: Path, passed: _PassedOver) -> ScanError:
     """Why a folder gives no scans."""
     parts = []
-    if search.others:
-        parts.append(f"DICOM objects that are no volume: {counted(search.others)}")
-    if search.unmatched:
-        parts.append(f"{search.unmatched} scans are left out by the choice of series or patterns")
+    if passed.others:
+        parts.append(f"DICOM objects that are no volume: {counted(passed.others)}")
+    if passed.unmatched:
+        parts.append(f"{passed.unmatched} scans are left out by the choice of series or patterns")
     message = f"{root}: no scans in this folder" + (f"; {'; '.join(parts)}." if parts else ".")
     return ScanError(message, KNOWN, code="scans_none")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -38,7 +39,8 @@ def read_list(path: Path) -> list[Listed]:
     """The lines of a list.
 
     Raises:
-        ScanError: if it cannot be read, has no lines or no column ``path``, or gives an id twice.
+        ScanError: if it cannot be read, has no lines or no column ``path``, or gives an id twice or one
+            that cannot be part of a file name.
     """
     if str(path) == STANDARD_INPUT:
         content, folder = sys.stdin.read(), Path()
@@ -51,6 +53,10 @@ def read_list(path: Path) -> list[Listed]:
     if twice:
         message = f"{path}: the id '{twice[0]}' occurs twice."
         raise ScanError(message, "Give every scan an id of its own.", code="list_invalid")
+    for one in listed:
+        if one.id and re.search(r"^\.|[/\\\x00-\x1f]", one.id):
+            message = f"{path}: '{one.id}' cannot be an id: files are named after it."
+            raise ScanError(message, "Write ids without slashes or a leading point.", code="list_invalid")
     return [Listed(folder / one.path, one.id) for one in listed]
 
 
