@@ -13,7 +13,7 @@ from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, list_series
 from trt_landmarks.scan.formats import KNOWN
-from trt_landmarks.scan.itk import check_kind, geometry_of, open_header, open_volume, sitk, voxels_of
+from trt_landmarks.scan.itk import DICOM, check_kind, geometry_of, open_volume, sitk, voxels_of
 from trt_landmarks.scan.problems import EXPORT_SPACING, check_spacing
 from trt_landmarks.scan.slices import stack
 from trt_landmarks.scan.volume import ScanWarning
@@ -117,7 +117,7 @@ def _read_slices(folder: Path, slices: Sequence[Slice]) -> Read:
 
 def _pixels(one: Slice) -> NDArray[Any]:
     """A slice's pixels ``[j, i]``, rescaled."""
-    return voxels_of(open_header(one.path).Execute())[0]
+    return voxels_of(sitk().ReadImage(str(one.path), imageIO=DICOM))[0]
 
 
 def _dtype(pixel: int) -> np.dtype[Any]:
