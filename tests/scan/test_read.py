@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import SimpleITK
 from tests.scan_files import fails, put, stored
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.scan import Scan, read_scan, scan_from_array, write_scan
+from trt_landmarks.scan import Scan, find_scans, read_scan, scan_from_array, write_scan
 
 # --- real files ---------------------------------------------------------------------------------------------
 
@@ -180,3 +181,15 @@ def test_write_refuses_what_it_cannot_store(small: Scan, tmp_path: Path) -> None
         with pytest.raises(ScanError) as caught:
             write_scan(small, tmp_path / name)
         assert caught.value.code == code
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.nii", "a.nrrd", "a.zip", "a.npz", "a.dcm", "IM1"):
+        os.mkfifo(tmp_path / name)
+        fails(tmp_path / name, "scan_format")
+    assert [file.path.name for file in find_scans([tmp_path])] == ["a.nii", "a.nrrd"]
+    (tmp_path / "b.mhd").write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
+        "ElementDataFile = a.nii\n"
+    )
+    fails(tmp_path / "b.mhd", "scan_missing")

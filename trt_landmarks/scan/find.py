@@ -144,9 +144,9 @@ def _below(root: Path, rules: _Rules) -> list[_Found]:
 def _is_scan(path: Path) -> bool:
     """Whether a file in a folder is a scan by itself."""
     known = extension(path)
-    if known in ("", ".dcm"):
-        return False
-    return not (known == ".npz" and not arrays.is_scan(path)) and not (known == ".zip" and not holds_scan(path))
+    if known in (".npz", ".zip"):
+        return path.is_file() and (arrays.is_scan(path) if known == ".npz" else holds_scan(path))
+    return known not in ("", ".dcm")
 
 
 def _series(folder: Path, root: Path, rules: _Rules, passed: _PassedOver) -> list[tuple[str, str | None]]:
