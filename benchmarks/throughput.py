@@ -65,7 +65,7 @@ def enlarge(files: Sequence[ScanFile], factor: int, folder: Path) -> list[ScanFi
     """The scans with every voxel cut into ``factor`` cubed, as int16 with noise in the low bits."""
     random = np.random.default_rng(0)
     for file in files:
-        scan = read_scan(file.path)
+        scan = read_scan(file)
         voxels = scan.voxels.astype(np.int16) * 64
         for axis in range(3):
             voxels = np.repeat(voxels, factor, axis=axis)
@@ -96,14 +96,14 @@ def compute_alone(localizers: Sequence[Localizer], scans: Sequence[Scan], batch:
 def read_alone(files: Sequence[ScanFile], readers: int) -> None:
     """The readers, with nothing else to do."""
     with ThreadPoolExecutor(readers) as pool:
-        for _ in pool.map(lambda file: read_scan(file.path).voxels.shape, files):
+        for _ in pool.map(lambda file: read_scan(file).voxels.shape, files):
             pass
 
 
 def one_by_one(files: Sequence[ScanFile], localizer: Localizer) -> None:
     """Read, then compute, then the next."""
     for file in files:
-        localizer.localize(read_scan(file.path))
+        localizer.localize(read_scan(file))
 
 
 def empty(bundle: Bundle) -> Predictions:
@@ -155,7 +155,7 @@ def others(action: Callable[[], object]) -> float:
 def throughput(files: Sequence[ScanFile], bundle: Bundle, settings: Sequence[Setting], rounds: int) -> dict[str, Any]:
     """Seconds of every arm in every round, and the ratios."""
     cores = len(os.sched_getaffinity(0))
-    scans = [read_scan(file.path) for file in files]
+    scans = [read_scan(file) for file in files]
     alone = Setting(1, cores).localizers(bundle)[0]
     arms: dict[str, Callable[[], object]] = {"one by one": lambda: one_by_one(files, alone)}
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def read_scans(files: Sequence[ScanFile]) -> list[Scan]:
     scans = []
     for file in files:
         try:
-            scans.append(replace(read_scan(file.path), id=file.id))
+            scans.append(read_scan(file))
         except ScanError as error:
             raise ScanError(
                 f"{error.message} It was chosen for calibration; nothing was built.",

@@ -246,7 +246,7 @@ def test_a_dead_reader_ends_the_command_with_its_reason(tiny_bundle: Bundle, tmp
     before = """
 from trt_landmarks import inference
 read = inference.read_scan
-inference.read_scan = lambda path: read(path) if path.name == "a.mha" else exit(3)"""
+inference.read_scan = lambda file: read(file) if file.path.name == "a.mha" else exit(3)"""
     with start("infer", tmp_path, "--out", tmp_path / "r.json", "--model", tiny_bundle.root, before=before) as process:
         _, message = process.communicate(timeout=120)
     assert process.returncode in (1, 2)
@@ -305,7 +305,7 @@ def test_a_results_file_that_takes_long_is_written_less_often(
 def test_a_results_file_that_cannot_be_written_is_found_out_first(
     files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(path: Path) -> Scan:
+    def never(file: ScanFile) -> Scan:
         raise AssertionError("a scan was read")
 
     monkeypatch.setattr(inference, "read_scan", never)

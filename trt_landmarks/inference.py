@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trt_landmarks.case_result import CaseError, CaseResult, KeySlice, Landmark
+from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
 from trt_landmarks.engines.base import Cancellable
-from trt_landmarks.errors import TrtlmError
+from trt_landmarks.errors import ScanError, TrtlmError
 from trt_landmarks.localizer import Localization, Localizer
 from trt_landmarks.measurements import measure
 from trt_landmarks.pipeline import Pipeline
 from trt_landmarks.predictions import Predictions
 from trt_landmarks.resident import ResidentLocalizer
 from trt_landmarks.scan import Scan, ScanFile, read_scan
+from trt_landmarks.scan.anonymize import reason
 
 AnyLocalizer = Localizer | ResidentLocalizer
 
@@ -95,7 +96,7 @@ def infer(
         [partial(_localize_files, localizer=localizer, look=look) for localizer in localizers],
         batch=max(1, batch),
         readers=readers or readers_for(localizers),
-        name=lambda file: str(file.path),
+        name=lambda file: file.shown,
         cancel=cancel,
     )
     saved, pause = time.monotonic(), SAVE_SECONDS
@@ -173,17 +174,16 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
         KeySlice(plane.group.name, plane.group.axis, plane.position_mm, _triple(plane.point), _triple(plane.normal))
         for plane in found.slices
     )
+    warnings = tuple(CaseWarning(one.code, one.message) for one in scan.warnings)
     measured = measure(task.measurements, landmarks)
-    return CaseResult(
-        file.id, str(file.path), "ok", None, found.timing_ms, tuple(landmarks), slices, measurements=measured
-    )
+    return CaseResult(file.id, file.shown, "ok", None, found.timing_ms, tuple(landmarks), slices, warnings, measured)
 
 
 def _read(file: ScanFile) -> _Read | CaseResult:
     """A scan, or the failed case of one that cannot be read."""
     start = time.perf_counter()
     try:
-        scan = read_scan(file.path)
+        scan = read_scan(file)
     except (TrtlmError, MemoryError, OSError) as error:
         return _failed(file, error)
     return _Read(file, scan, 1000 * (time.perf_counter() - start))
@@ -216,13 +216,12 @@ def _localize_scans(scans: Sequence[_Read], localizer: AnyLocalizer) -> list[Cas
 
 
 def _failed(file: ScanFile, error: Exception) -> CaseResult:
-    if isinstance(error, TrtlmError):
-        reason = CaseError(error.code, str(error))
-    elif isinstance(error, MemoryError):
-        reason = CaseError("out_of_memory", f"{file.path}: does not fit in memory. Free memory or crop the scan.")
-    else:
-        reason = CaseError("scan_unreadable", f"{file.path}: cannot be read: {error}.")
-    return CaseResult(file.id, str(file.path), "failed", reason)
+    if isinstance(error, MemoryError):
+        message = f"{file.path}: does not fit in memory."
+        error = ScanError(message, "Free memory or crop the scan.", code="out_of_memory")
+    elif not isinstance(error, TrtlmError):
+        error = ScanError(f"{file.path}: cannot be read: {error}.")
+    return CaseResult(file.id, file.shown, "failed", CaseError(error.code, reason(file, error)))
 
 
 def _cores() -> int:

@@ -61,7 +61,7 @@ class Setting:
 
     def read(self, count: int | None = None) -> list[Scan]:
         """The first scans of the folder."""
-        return [read_scan(file.path) for file in find_scans([self.scans])[: count or self.count]]
+        return [read_scan(file) for file in find_scans([self.scans])[: count or self.count]]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,10 @@ from trt_landmarks.errors import PipelineError
 
 
 def infer(
-    scans: Annotated[list[Path], typer.Argument(help="Scan files and folders of scans.")],
+    scans: Annotated[
+        list[Path],
+        typer.Argument(help="Scan files, folders, zip archives, lists (.txt, .csv); - for a list on standard input."),
+    ],
     out: Annotated[Path, typer.Option(help="Results file (JSON).")],
     model: Model = None,
     engine: Engine = "auto",
@@ -29,6 +33,17 @@ def infer(
     markups: Markups = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for a picture of each case.")] = None,
     measurements: Measurements = None,
+    series: Annotated[
+        str, typer.Option(help="DICOM series of a folder: all, largest, a series number or a SeriesInstanceUID.")
+    ] = "all",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Pattern of scans in folders, '*.nrrd'. Repeatable.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of scans and folders to skip. Repeatable.")] = None,
+    anonymize: Annotated[bool, typer.Option(help="Results and messages name scans by a hash.")] = False,
+    anonymize_key: Annotated[
+        Path | None, typer.Option(help="File with a secret key, for the same hashes in every run. [default: random]")
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
@@ -38,10 +53,17 @@ def infer(
     from trt_landmarks.outputs.writer import OutputWriter
     from trt_landmarks.predictions import Predictions
     from trt_landmarks.scan import find_scans
+    from trt_landmarks.scan.anonymize import anonymize as hide
+    from trt_landmarks.scan.anonymize import nameless, read_key
     from trt_landmarks.task import add_measurements
     from trt_landmarks.workers import open_workers, parse_devices
 
-    files = find_scans(scans)
+    key = read_key(anonymize_key) if anonymize_key else None
+    hidden = anonymize or key is not None
+    with nameless() if hidden else nullcontext():
+        files = find_scans(scans, series=series, include=include or (), exclude=exclude or ())
+    if hidden:
+        files = hide(files, key)
     bundle = open_bundle(model)
     if measurements is not None:
         bundle = replace(bundle, task=add_measurements(bundle.task, measurements))

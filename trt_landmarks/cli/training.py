@@ -69,4 +69,4 @@ def _some_scans(path: Path | None, count: int) -> list[Scan]:
         return []
     from trt_landmarks.scan import find_scans, read_scan
 
-    return [read_scan(file.path) for file in find_scans([path])[:count]]
+    return [read_scan(file) for file in find_scans([path])[:count]]

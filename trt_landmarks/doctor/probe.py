@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gzip
 import importlib
+import io
 import json
 import os
 import shutil
@@ -131,9 +132,10 @@ def _model(module: Any) -> Facts:
     importlib.import_module("trt_landmarks.inference")
     from trt_landmarks.bundle import SHIPPED, open_bundle
     from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-    from trt_landmarks.scan_headers import gunzip
+    from trt_landmarks.scan.limits import gzip_fill, read_start
 
-    gunzip(Path("probe"), gzip.compress(b"voxels"))
+    with gzip_fill(Path("probe"), io.BytesIO(gzip.compress(b"voxels"))) as fill:
+        read_start(fill, 6)
     bundle = open_bundle()
     OnnxRuntimeEngine(bundle.graphs, threads=1)
     return {

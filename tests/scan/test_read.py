@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import SimpleITK
 from tests.scan_files import fails, put, stored
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.scan import Scan, read_scan, scan_from_array, write_scan
+from trt_landmarks.scan import Scan, find_scans, read_scan, scan_from_array, write_scan
 
 # --- real files ---------------------------------------------------------------------------------------------
 
@@ -168,10 +169,10 @@ def test_files_that_are_not_scans(real: Path, content: bytes, tmp_path: Path) ->
     ("error", "code"), [(PermissionError(13, "Permission denied"), "scan_unreadable"), (MemoryError(), "scan_memory")]
 )
 def test_what_the_machine_refuses(real: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str) -> None:
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path) -> bool:
         raise error
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "is_file", refuse)
     fails(real, code)
 
 
@@ -182,75 +183,13 @@ def test_write_refuses_what_it_cannot_store(small: Scan, tmp_path: Path) -> None
         assert caught.value.code == code
 
 
-# --- DICOM --------------------------------------------------------------------------------------------------
-
-
-def write_series(folder: Path, scan: Scan, uid: str = "1.2.3.4") -> list[Path]:
-    """The scan's slices as DICOM files, named against their order in space."""
-    folder.mkdir(exist_ok=True)
-    writer = SimpleITK.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    count = scan.geometry.size[2]
-    paths = []
-    for k in range(count):
-        image = SimpleITK.GetImageFromArray(scan.voxels[k : k + 1])
-        image.SetSpacing(scan.geometry.spacing)
-        origin = scan.geometry.voxel_to_world([0, 0, k])
-        tags = {
-            "0008|0060": "CT",
-            "0008|0018": f"{uid}.5.{k}",
-            "0020|000d": "1.2.3",
-            "0020|000e": uid,
-            "0020|0013": str(count - k),
-            "0020|0032": "\\".join(f"{v:.8f}" for v in origin),
-            "0020|0037": "\\".join(f"{v:.10f}" for v in scan.geometry.direction[:, :2].T.ravel()),
-        }
-        for key, value in tags.items():
-            image.SetMetaData(key, value)
-        paths.append(folder / f"{uid}_{count - k:03d}.dcm")
-        writer.SetFileName(str(paths[-1]))
-        writer.Execute(image)
-    return paths
-
-
-@pytest.fixture
-def thin(small: Scan) -> Scan:
-    geometry = Geometry((50, 60, 8), small.geometry.spacing, small.geometry.origin, small.geometry.direction)
-    return scan_from_array(small.voxels[:8], geometry)
-
-
-def test_dicom_series(thin: Scan, tmp_path: Path) -> None:
-    paths = write_series(tmp_path / "head 1", thin)
-    scan = read_scan(tmp_path / "head 1")
-    np.testing.assert_array_equal(scan.voxels, thin.voxels)
-    np.testing.assert_allclose(scan.geometry.voxel_to_world_matrix, thin.geometry.voxel_to_world_matrix, atol=1e-5)
-    assert scan.id == "head 1"
-    assert "folder" in fails(paths[0], "scan_dimensions").remedy
-
-
-def test_dicom_of_many_frames(thin: Scan, tmp_path: Path) -> None:
-    path = write_image(tmp_path / "frames.dcm", thin.voxels.astype(np.uint16))
-    for named in (path, tmp_path):
-        np.testing.assert_array_equal(read_scan(named).voxels, thin.voxels)
-
-
-@pytest.mark.parametrize("keep", [0, 100, 400, 0.5, -1])
-@pytest.mark.parametrize("slice_", [0, 4])
-def test_dicom_with_a_truncated_slice(thin: Scan, tmp_path: Path, keep: float, slice_: int) -> None:
-    path = write_series(tmp_path / "a", thin)[slice_]
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * keep)] if isinstance(keep, float) else data[:keep])
-    assert path.name in fails(tmp_path / "a", "scan_truncated").message
-
-
-def test_dicom_folders_that_are_not_one_series(thin: Scan, tmp_path: Path) -> None:
-    write_series(tmp_path / "gap", thin)[4].unlink()
-    fails(tmp_path / "gap", "scan_spacing")
-    write_series(tmp_path / "two", thin)
-    write_series(tmp_path / "two", thin, "1.2.3.9")
-    fails(tmp_path / "two", "scan_series")
-    for path in write_series(tmp_path / "nowhere", thin):  # rename the tag of the position
-        path.write_bytes(path.read_bytes().replace(b"\x20\x00\x32\x00", b"\x20\x00\x33\x00", 1))
-    fails(tmp_path / "nowhere", "scan_spacing")
-    (tmp_path / "none").mkdir()
-    fails(tmp_path / "none", "scans_none")
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    for name in ("a.nii", "a.nrrd", "a.zip", "a.npz", "a.dcm", "IM1"):
+        os.mkfifo(tmp_path / name)
+        fails(tmp_path / name, "scan_format")
+    assert [file.path.name for file in find_scans([tmp_path])] == ["a.nii", "a.nrrd"]
+    (tmp_path / "b.mhd").write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
+        "ElementDataFile = a.nii\n"
+    )
+    fails(tmp_path / "b.mhd", "scan_missing")

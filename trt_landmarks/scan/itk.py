@@ -1,0 +1,87 @@
+"""SimpleITK: headers looked at before voxels are read, and its reports in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_landmarks.errors import ScanError
+from trt_landmarks.geometry import Geometry
+from trt_landmarks.scan.formats import EXTENSIONS, extension
+from trt_landmarks.scan.limits import check_count
+from trt_landmarks.scan.problems import COPY_AGAIN, bad_components, bad_direction, no_memory, not_there, truncated
+
+DICOM = "GDCMImageIO"
+
+
+def sitk() -> Any:
+    """SimpleITK, imported on first use and told to keep its warnings to itself."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
+
+
+def open_header(path: Path) -> Any:
+    """A reader that has seen the file's header and nothing more."""
+    reader = sitk().ImageFileReader()
+    reader.SetImageIO(EXTENSIONS.get(extension(path)) or DICOM)
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader
+
+
+def open_volume(path: Path) -> Any:
+    """A reader that has seen the header and found it to be of one 3D grey-value volume.
+
+    Raises:
+        ScanError: if it is of anything else, or promises too many voxels.
+        RuntimeError: ITK's own.
+    """
+    reader = open_header(path)
+    check_kind(path, reader.GetNumberOfComponents(), reader.GetPixelID(), reader.GetSize())
+    return reader
+
+
+def check_kind(path: Path, components: int, pixel: int, size: Sequence[int]) -> None:
+    """Raise ScanError unless a header is of one 3D grey-value volume."""
+    kinds = sitk()
+    check_count(path, (components, *size))
+    if components != 1 or pixel in (kinds.sitkComplexFloat32, kinds.sitkComplexFloat64):
+        raise bad_components(path)
+    if len(size) < 3 or any(n < 2 for n in size[:3]) or any(n != 1 for n in size[3:]):
+        message = f"{path}: is not one 3D volume: its size is {' x '.join(map(str, size))}."
+        dicom = not path.is_dir() and EXTENSIONS.get(extension(path), DICOM) == DICOM
+        remedy = "Name the folder of the series." if dicom else "Export a single 3D volume."
+        raise ScanError(message, remedy, code="scan_dimensions")
+
+
+def geometry_of(image: Any) -> Geometry:
+    """The geometry of an ITK image, or of a reader that has seen a header; a single time frame is dropped."""
+    dim = len(image.GetSize())
+    (i, j, k), (a, b, c), (x, y, z) = image.GetSize()[:3], image.GetSpacing()[:3], image.GetOrigin()[:3]
+    direction = np.reshape(image.GetDirection(), (dim, dim))[:3, :3]
+    return Geometry((i, j, k), (a, b, c), (x, y, z), direction)
+
+
+def voxels_of(image: Any) -> NDArray[Any]:
+    """The voxels ``[k, j, i]`` of an ITK image."""
+    return sitk().GetArrayFromImage(image).reshape(image.GetSize()[2::-1])
+
+
+def explain(path: Path, text: str) -> ScanError:
+    """ITK's report, which is full of its own source paths, as one sentence."""
+    if re.search(r"orthonormal|Bad direction", text):
+        return bad_direction(path, "its axes are not perpendicular unit vectors")
+    if found := re.search(r"""couldn't open "([^"]+)" \(data file""", text):
+        return not_there(path, found[1])
+    if re.search(r"expected \d+ bytes|fread got only|hit end of header", text):
+        return truncated(path, "it has fewer bytes than its header promises")
+    if "memory" in text:
+        return no_memory(path)
+    return ScanError(f"{path}: cannot be read as {extension(path) or 'DICOM'}: it is damaged.", COPY_AGAIN)
