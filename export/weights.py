@@ -1,4 +1,4 @@
-"""From a bundle's FP32 graphs back to PyTorch nets: the exporter keeps parameters' names, so every tensor has its place.
+"""From a bundle's FP32 graphs back to PyTorch nets: exported tensors keep their parameters' names.
 
 Batch normalization was folded into the convolutions at export.  What comes back has both again, as in training, the
 normalization doing no more than adding the bias; :func:`trt_landmarks.nets.folding.folded` takes it away.
