@@ -84,6 +84,8 @@ def restored(net: nn.Module, tensors: dict[str, NDArray[np.float32]], source: Pa
     weights: dict[str, Tensor] = {}
     for name, value in small.state_dict().items():
         found = tensors.get(name)
+        if found is None and name.endswith(".bias") and name.replace(".bias", ".weight") in tensors:
+            found = np.zeros(value.shape, dtype=np.float32)  # the exporter leaves out biases that are zero
         if found is None or found.size != value.numel():
             what = "is missing" if found is None else f"has {found.size} numbers, and its net {value.numel()}"
             raise BundleError(f"{source}: the weight {name} {what}.", _REMEDY)
