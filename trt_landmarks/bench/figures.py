@@ -14,6 +14,8 @@ from trt_landmarks.bench.report import stage_rows
 
 #: Inches: width, and height of a way's row and of the rest.
 WIDTH, ROW, REST = 9.0, 0.45, 1.6
+#: Colours of the marks among the runs.
+PERCENTILES = {"p50": "black", "p90": "tab:orange", "p99": "tab:red"}
 
 
 def write_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -51,8 +53,9 @@ def latency(report: Mapping[str, Any]) -> Figure:
         # Side by side, so that none hides another: the same offsets in every figure.
         offsets = (np.arange(len(times)) % 5 - 2) * 0.08
         axes.plot(times, row + offsets, "o", color="tab:blue", alpha=0.5, markersize=4, label="" if row else "run")
-        for key, mark in (("p50", "|"), ("p90", "4"), ("p99", "3")):
-            axes.plot(way["warm_ms"][key], row, mark, color="black", markersize=16, label="" if row else key)
+        for key, colour in PERCENTILES.items():
+            label = "" if row else key
+            axes.plot(way["warm_ms"][key], row, "|", color=colour, markersize=22, markeredgewidth=2, label=label)
     axes.set_yticks(range(len(ways)), [way["way"] for way in ways])
     axes.set_xlabel("ms a scan, end to end, warm")
     axes.set_xlim(left=0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +25,7 @@ from trt_landmarks.bench.measure import (
     take_turns,
 )
 from trt_landmarks.bench.report import SCHEMA_VERSION, accuracy, describe_way, ratios
+from trt_landmarks.bench.scans import annotations, choose_files, unseen
 from trt_landmarks.bench.statistics import ratio, spread, summarize
 from trt_landmarks.bench.ways import (
     BASELINES,
@@ -41,13 +41,9 @@ from trt_landmarks.bench.ways import (
 )
 from trt_landmarks.builds import PRECISIONS
 from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.errors import EngineError, ScanError
-from trt_landmarks.landmark_files import find_landmark_files, read_landmarks, select
-from trt_landmarks.scan import ScanFile, find_scans, read_scan
+from trt_landmarks.errors import EngineError
+from trt_landmarks.scan import ScanFile, read_scan
 
-#: Environment variable naming the folder of real data; the mouse skulls in it are the default scans of their model.
-DATA_VARIABLE = "TRTLM_DATA"
-MOUSE_SKULLS = Path("mouse-skull-ct", "posed", "images")
 #: Scans that the torch variants are tried on.
 TRIAL_SCANS = 2
 
@@ -96,7 +92,7 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
         TrtlmError: if the model, the scans or the settings cannot be used, or no way runs.
     """
     bundle = open_bundle(settings.model)
-    all_files = _ordered(find_files(settings, bundle), bundle)
+    all_files = choose_files(bundle, settings.scans)
     files = all_files[: settings.count]
     for file in files:
         read_scan(file.path)  # better an error now than one for every way
@@ -127,12 +123,15 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
                 subject.finish()
     not_run += [{"way": one.way.name, "reason": one.problem} for one in ways if one.problem]
     complete = [one for one in ways if not one.problem]
-    truth, unseen = _truth(settings, bundle, files)
+    truth = annotations(bundle, files, settings.scans, settings.landmarks)
     told = {
         "schema_version": SCHEMA_VERSION,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "model": {"name": bundle.name, "sha256": bundle.sha256, "landmarks": len(bundle.task.landmarks)},
-        "scans": {"ids": [file.id for file in files], "unseen_in_training": unseen},
+        "scans": {
+            "ids": [file.id for file in files],
+            "unseen_in_training": [f.id for f in files if f.id in unseen(bundle)],
+        },
         **report,
         "versions": machine.versions(),
         "commit": machine.commit(),
@@ -147,22 +146,6 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
         "not_run": not_run,
     }
     return dict(machine.scrubbed(told))
-
-
-def find_files(settings: Settings, bundle: Bundle) -> list[ScanFile]:
-    """The scans to measure on.
-
-    Raises:
-        ScanError: if there are none.
-    """
-    if settings.scans is not None:
-        return find_scans([settings.scans])
-    data = os.environ.get(DATA_VARIABLE)
-    if bundle.task.name == "mouse-skull" and data and (Path(data) / MOUSE_SKULLS).is_dir():
-        return find_scans([Path(data) / MOUSE_SKULLS])
-    raise ScanError(
-        "There are no scans to measure on.", "Name a file or folder of real ones: --scans FOLDER.", code="scans_none"
-    )
 
 
 def prepare_nets(settings: Settings, bundle: Bundle, files: Sequence[ScanFile], folder: Path) -> None:
@@ -348,27 +331,6 @@ def _throughput(
         "pipelined_host_peak_mib": pipelined.host_peak_mib,
         "seconds": {name: [round(value, 3) for value in values] for name, values in taken.items()},
     }
-
-
-def _truth(settings: Settings, bundle: Bundle, files: Sequence[ScanFile]) -> tuple[dict[str, Any], list[str]]:
-    """Scan id to annotated points ``[N, 3]``; and the scans that the model's training did not see."""
-    root = settings.scans if settings.scans is not None else files[0].path.parent
-    beside = (root / "landmarks", root.parent / "landmarks")
-    folder = settings.landmarks or next((path for path in beside if path.is_dir()), None)
-    known: Mapping[str, Path] = find_landmark_files(folder) if folder is not None else {}
-    names, ids = bundle.task.landmarks, [file.id for file in files]
-    truth = {id: select(read_landmarks(known[id]), names, known[id]) for id in ids if id in known}
-    return truth, [id for id in ids if id in _unseen(bundle)]
-
-
-def _unseen(bundle: Bundle) -> list[str]:
-    return list(bundle.manifest.get("training", {}).get("split", {}).get("val", []))
-
-
-def _ordered(files: Sequence[ScanFile], bundle: Bundle) -> list[ScanFile]:
-    """The scans that the model's training did not see first."""
-    unseen = _unseen(bundle)
-    return sorted(files, key=lambda file: file.id not in unseen)
 
 
 def _model(bundle: Bundle) -> str:
