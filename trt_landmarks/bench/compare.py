@@ -88,14 +88,14 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], threshold: float = 1
             continue
         earlier = before[way["way"]]
         changes.append(_change(f"{way['way']}, warm", earlier["samples_ms"], way["samples_ms"], threshold))
-        cold = ({"cold": one["cold_samples_ms"]} for one in (earlier, way))
-        changes.append(_change(f"{way['way']}, cold", *cold, threshold))
+        cold, cold_now = ({"cold": one["cold_samples_ms"]} for one in (earlier, way))
+        changes.append(_change(f"{way['way']}, cold", cold, cold_now, threshold))
     if old.get("throughput") and new.get("throughput"):
         olds, news = old["throughput"], new["throughput"]
         for name in olds["seconds"]:
             if name in news["seconds"]:
-                times = [{"folder": [s / one["scans"] for s in one["seconds"][name]]} for one in (olds, news)]
-                changes.append(_change(f"{name}, folder", *times, threshold))
+                then, now = ({"folder": [s / one["scans"] for s in one["seconds"][name]]} for one in (olds, news))
+                changes.append(_change(f"{name}, folder", then, now, threshold))
     return changes
 
 

@@ -25,7 +25,7 @@ from trt_landmarks.bench.measure import (
     take_turns,
 )
 from trt_landmarks.bench.report import SCHEMA_VERSION, accuracy, describe_way, ratios
-from trt_landmarks.bench.scans import annotations, choose_files, unseen
+from trt_landmarks.bench.scans import annotated, choose_files, unseen
 from trt_landmarks.bench.statistics import ratio, spread, summarize
 from trt_landmarks.bench.ways import (
     BASELINES,
@@ -123,7 +123,7 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
                 subject.finish()
     not_run += [{"way": one.way.name, "reason": one.problem} for one in ways if one.problem]
     complete = [one for one in ways if not one.problem]
-    truth = annotations(bundle, files, settings.scans, settings.landmarks)
+    truth = annotated(bundle, files, settings.scans, settings.landmarks)
     told = {
         "schema_version": SCHEMA_VERSION,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -43,7 +43,7 @@ def unseen(bundle: Bundle) -> list[str]:
     return list(bundle.manifest.get("training", {}).get("split", {}).get("val", []))
 
 
-def annotations(
+def annotated(
     bundle: Bundle, files: Sequence[ScanFile], scans: Path | None, landmarks: Path | None
 ) -> dict[str, Floats]:
     """Scan id to annotated points ``[N, 3]`` (LPS mm), for those that have any.
