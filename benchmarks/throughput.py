@@ -13,7 +13,6 @@ reading as dear as it is for a CT of a patient.  With ``--memory 500`` the pipel
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bench.machine import processor, resident, seconds, undisturbed
+from benchmarks.writing import this_machine, write_results
+from trt_landmarks.bench.machine import resident, seconds, undisturbed
 from trt_landmarks.bench.statistics import spread
 from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.case_result import CaseResult
@@ -216,12 +216,8 @@ def main() -> None:
             report = memory(files, bundle, settings[0], options.memory)
         else:
             report = throughput(files, bundle, settings, options.rounds)
-    machine = {"cores": len(os.sched_getaffinity(0)), "processor": processor()}
-    report = {"what": what, "model": bundle.name, "machine": machine, **report}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(markdown(report)) + "\n")
-    print("\n".join(markdown(report)))
+    report = {"what": what, "model": bundle.name, "machine": this_machine(), **report}
+    write_results(options.out, report, markdown(report))
 
 
 def parse(text: str) -> Setting:

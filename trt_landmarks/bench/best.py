@@ -23,7 +23,7 @@ from trt_landmarks.export.parity import compare
 from trt_landmarks.task import Task
 
 #: Runs that are timed for a trial.
-RUNS = 5
+RUNS = 3
 #: What a variant may deviate from eager FP32, voxels of the net's grid: on the mean and at most.
 MEAN_VOXEL, MAX_VOXEL = 0.05, 0.25
 #: How much faster ``torch.compile`` has to be, as it takes its time whenever a process starts.

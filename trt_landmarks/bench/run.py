@@ -44,8 +44,6 @@ from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.errors import EngineError
 from trt_landmarks.scan import ScanFile, read_scan
 
-#: Scans that the torch variants are tried on.
-TRIAL_SCANS = 2
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,9 @@ class Settings:
     precisions: tuple[str, ...] = PRECISIONS
     count: int = 5
     rounds: int = 5
-    cold: int = 3
+    cold: int = 2
     folder: int = 12
-    folder_rounds: int = 3
+    folder_rounds: int = 2
     threads: int | None = None
     device: str = "auto"
     checkpoint: Path | None = None
@@ -165,7 +163,7 @@ def prepare_nets(settings: Settings, bundle: Bundle, files: Sequence[ScanFile], 
     from trt_landmarks.localizer import Localizer
     from trt_landmarks.nets.folding import folded
 
-    scans = [read_scan(file.path) for file in files[:TRIAL_SCANS]]
+    scans = [read_scan(files[0].path)]
     if settings.checkpoint is not None:
         from trt_landmarks.training.checkpoint import load_checkpoint
 
@@ -176,7 +174,7 @@ def prepare_nets(settings: Settings, bundle: Bundle, files: Sequence[ScanFile], 
     else:
         from trt_landmarks.export.weights import nets_from_bundle
 
-        nets = nets_from_bundle(bundle, scans[:1])
+        nets = nets_from_bundle(bundle, scans)
     torch.save(script_nets(bundle.task, nets), folder / "script.pt")
     torch.save({graph: folded(net) for graph, net in nets.items()}, folder / "nets.pt")
     localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))

@@ -29,6 +29,7 @@ class _Worker:
     def __init__(self) -> None:
         self.spec: Spec | None = None
         self.way: Opened | None = None
+        self.nets: Any = None
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
         if "open" in order:
@@ -57,11 +58,11 @@ class _Worker:
         from trt_landmarks.bundle import open_bundle
 
         assert self.spec is not None
-        nets = load_nets(self.spec, "nets.pt")
+        self.nets = self.nets or load_nets(self.spec, "nets.pt")
         with np.load(inputs) as arrays:
             array = arrays[graph]
         task = open_bundle(self.spec.model).task
-        return trial(task, graph, nets[graph], array, Variant(**variant), self.spec.device)
+        return trial(task, graph, self.nets[graph], array, Variant(**variant), self.spec.device)
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ def bench(
     precisions: Annotated[str, typer.Option(help="all, or of: fp32,fp16,int8.")] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="How often every way runs every scan.")] = 5,
     count: Annotated[int, typer.Option(min=1, help="Scans of a round.")] = 5,
-    cold: Annotated[int, typer.Option(min=1, help="Fresh processes of every way.")] = 3,
+    cold: Annotated[int, typer.Option(min=1, help="Fresh processes of every way.")] = 2,
     folder: Annotated[int, typer.Option(min=0, help="Scans of the folder whose throughput is measured.")] = 12,
-    folder_rounds: Annotated[int, typer.Option(min=1, help="How often.")] = 3,
+    folder_rounds: Annotated[int, typer.Option(min=1, help="How often.")] = 2,
     landmarks: Annotated[
         Path | None, typer.Option(help="Annotations. [default: landmarks/ in or beside the scans]")
     ] = None,
