@@ -106,7 +106,7 @@ def main() -> None:
     for turn in range(options.rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             taken[name].append(seconds(actions[name]))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "library": name, "version": versions.get(name),
             "ms_per_file": spread(1000 * np.array(taken[name]) / len(paths)),

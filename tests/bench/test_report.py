@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
@@ -42,7 +43,8 @@ def test_figures_are_those_of_the_runs(tiny_bundle: Bundle) -> None:
 
 def test_the_schema_is_strict(tiny_bundle: Bundle) -> None:
     report = make_report(tiny_bundle)
-    for change in ({"extra": 1}, {"ways": [{}]}, {"schema_version": "0"}, {"commit": ""}):
+    changes: tuple[dict[str, Any], ...] = ({"extra": 1}, {"ways": [{}]}, {"schema_version": "0"}, {"commit": ""})
+    for change in changes:
         with pytest.raises(ValidationError):
             validator().validate(report | change)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_what_cannot_be_measured_is_an_error(
     scan = make_scan(tmp_path / "a.nii.gz")
     with pytest.raises(EngineError, match=r"None of the ways runs here.*emulated"):
         bench(Settings(model, scan, engines=("onnxruntime",), precisions=("int8",)))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(EngineError, match=r"the package torch is not installed \(pip install 'trt-landmarks\[bench\]'"):
+        bench(Settings(model, scan, engines=("script", "torch")))
     scan.write_bytes(scan.read_bytes()[:1000])
     with pytest.raises(TrtlmError, match=r"a\.nii\.gz"):
         bench(Settings(model, scan, engines=("onnxruntime",)))

@@ -68,7 +68,7 @@ def test_a_change_of_known_times_whatever_the_scans_take() -> None:
 def test_the_interval_of_a_change_covers_no_change_about_as_often_as_it_says() -> None:
     generator, hits = np.random.default_rng(2), 0
     for _ in range(EXPERIMENTS):
-        old, new = ({n: lognormal(generator, 50 * (n + 1), count=5) for n in range(5)} for _ in range(2))
+        old, new = ({str(n): lognormal(generator, 50 * (n + 1), count=5) for n in range(5)} for _ in range(2))
         found = change(old, new)
         assert found.low is not None and found.high is not None
         hits += found.low <= 1 <= found.high

@@ -24,7 +24,9 @@ def write_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
     for name, figure in (("stages", stages(report)), ("latency", latency(report))):
         for kind in ("png", "svg"):
             written.append(folder / f"{name}.{kind}")
-            with matplotlib.rc_context({"svg.hashsalt": "trtlm"}):  # the same figure gives the same file
+            with matplotlib.rc_context(
+                {"svg.hashsalt": "trtlm", "svg.fonttype": "none"}
+            ):  # the same file again; text as text
                 figure.savefig(written[-1], dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return written
 

@@ -147,7 +147,7 @@ def take_turns(
                     except EngineError as error:
                         subject.problem = f"stopped in round {number + 1}, scan {file.id}: {error.message}"
 
-        alive = [one.child.pid for one in subjects if one.child is not None]
+        alive = [one.child.pid for one in subjects if one.child is not None and not one.problem]
         shares.append(_share(one_round, alive))
         ways = len([one for one in subjects if not one.problem])
         say(f"round {number + 1} of {rounds}: {ways} ways, {len(files)} scans, others {100 * shares[-1]:.0f} %")

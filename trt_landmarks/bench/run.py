@@ -45,7 +45,6 @@ from trt_landmarks.errors import EngineError
 from trt_landmarks.scan import ScanFile, read_scan
 
 
-
 @dataclass(frozen=True)
 class Settings:
     """What is measured.

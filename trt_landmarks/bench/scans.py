@@ -57,7 +57,7 @@ def annotated(
     Raises:
         LandmarkFileError: if an annotation cannot be read or is of another task.
     """
-    root = scans if scans is not None else files[0].path.parent
+    root = scans if scans is not None and scans.is_dir() else files[0].path.parent
     beside = (root / "landmarks", root.parent / "landmarks")
     folder = landmarks or next((path for path in beside if path.is_dir()), None)
     known = find_landmark_files(folder) if folder is not None else {}
