@@ -24,9 +24,8 @@ def write_figures(report: Mapping[str, Any], folder: Path) -> list[Path]:
     for name, figure in (("stages", stages(report)), ("latency", latency(report))):
         for kind in ("png", "svg"):
             written.append(folder / f"{name}.{kind}")
-            with matplotlib.rc_context(
-                {"svg.hashsalt": "trtlm", "svg.fonttype": "none"}
-            ):  # the same file again; text as text
+            # The same report gives the same file, in which text is text.
+            with matplotlib.rc_context({"svg.hashsalt": "trtlm", "svg.fonttype": "none"}):
                 figure.savefig(written[-1], dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return written
 
