@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trt_landmarks.bench.best import VARIANTS, Variant, fastest, trial
+from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import random_inputs
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.training.checkpoint import Checkpoint
@@ -31,3 +32,8 @@ def test_the_fastest_is_taken_that_agrees_and_compiling_has_to_gain() -> None:
     assert fastest([eager, half, one(4.9, compiled=True)]) is half
     compiled = one(4, compiled=True)
     assert fastest([eager, half, compiled, one(1, agrees=False, compiled=True)]) is compiled
+
+
+def test_where_nothing_agrees_the_reasons_are_told() -> None:
+    with pytest.raises(EngineError, match="no kernel"):
+        fastest([{**one(1, agrees=False), "problem": "no kernel"}])

@@ -56,5 +56,7 @@ def test_one_that_hangs_is_ended(child: Child) -> None:
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(EngineError, match="did not answer") as caught:
         child.open(seconds=0.1)
-    assert caught.value.code == "timeout"
+    assert caught.value.code == "timeout" and child.gone
+    with pytest.raises(EngineError, match="has ended"):
+        child.open()
     assert not alive(child.pid)

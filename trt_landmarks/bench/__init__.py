@@ -3,5 +3,6 @@
 ::
 
     ways (what is run) -> worker (a way in a process of its own) <- child (that process, from outside)
+    script, best, pytorch (PyTorch's nets, and what makes them faster)
     run (the whole benchmark) -> measure (rounds) -> statistics -> report, figures; compare (two reports)
 """

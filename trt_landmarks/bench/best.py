@@ -19,6 +19,7 @@ from torch import nn
 
 from trt_landmarks.engines.base import Arrays
 from trt_landmarks.engines.torch import TorchEngine
+from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import compare
 from trt_landmarks.task import Task
 
@@ -126,8 +127,14 @@ def trial(
 
 
 def fastest(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The fastest trial of one net that agrees; a compiled one only if it is faster by :data:`LEAST_GAIN`."""
+    """The fastest trial of one net that agrees; a compiled one only if it is faster by :data:`LEAST_GAIN`.
+
+    Raises:
+        EngineError: if none agrees that is not compiled.
+    """
     agreeing = [one for one in trials if one["agrees"]]
-    plain = min((one for one in agreeing if not one["variant"]["compiled"]), key=lambda one: one["ms"])
+    plain = min((one for one in agreeing if not one["variant"]["compiled"]), key=lambda one: one["ms"], default=None)
+    if plain is None:
+        raise EngineError(f"PyTorch does not run the net: {'; '.join(one.get('problem', '') for one in trials)}.")
     compiled = [one for one in agreeing if one["variant"]["compiled"] and one["ms"] * LEAST_GAIN <= plain["ms"]]
     return min(compiled, key=lambda one: one["ms"], default=plain)

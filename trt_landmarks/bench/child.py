@@ -42,6 +42,7 @@ class Child:
     Attributes:
         pid: of the process.
         started: when it was started, on the clock of ``time.perf_counter``.
+        gone: whether it was ended or found dead.
     """
 
     def __init__(self, spec: Spec, folder: Path) -> None:
@@ -63,6 +64,7 @@ class Child:
             start_new_session=True,
         )  # fmt: skip
         self.pid = self._process.pid
+        self.gone = False
 
     def __enter__(self) -> Child:
         return self
@@ -82,6 +84,8 @@ class Child:
                 process is gone.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
+        if self.gone:
+            raise EngineError(f"{self.spec.way}: its process has ended.", code="worker_died")
         try:
             self._process.stdin.write((json.dumps(order) + "\n").encode())
             self._process.stdin.flush()
@@ -101,6 +105,7 @@ class Child:
 
     def close(self) -> None:
         """End the process and all that it started."""
+        self.gone = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -114,5 +119,6 @@ class Child:
         code = self._process.wait()
         self._errors.seek(0)
         last = self._errors.read()[-2000:].decode(errors="replace").strip().splitlines()
+        self.close()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         return EngineError(f"{self.spec.way}: its process {how}{f' ({last[-1]})' if last else ''}.", code="worker_died")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from trt_landmarks.bench import machine
-from trt_landmarks.bench.child import Child
 from trt_landmarks.bench.measure import (
     MOST_RUNS,
     MOST_SECONDS,
@@ -24,6 +22,7 @@ from trt_landmarks.bench.measure import (
     folder_turns,
     take_turns,
 )
+from trt_landmarks.bench.pytorch import choose_variants, prepare_nets
 from trt_landmarks.bench.report import SCHEMA_VERSION, accuracy, describe_way, ratios
 from trt_landmarks.bench.scans import annotated, choose_files, unseen
 from trt_landmarks.bench.statistics import ratio, spread, summarize
@@ -41,7 +40,7 @@ from trt_landmarks.bench.ways import (
 )
 from trt_landmarks.builds import PRECISIONS
 from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.errors import EngineError
+from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.scan import ScanFile, read_scan
 
 
@@ -105,7 +104,7 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="trtlm-bench-") as name:
         folder = Path(name)
         try:
-            subjects, best = _with_torch(settings, bundle, subjects, files, folder, not_run, say)
+            subjects, best = _with_torch(settings, bundle, subjects, files[0], folder, not_run, say)
             subjects = _started(subjects, files[0], folder, settings.cold, not_run, say)
             ways = [one for one in subjects if one.way.name not in PREPROCESSING]
             prepared = [one for one in subjects if one.way.name in PREPROCESSING]
@@ -145,108 +144,37 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
     return dict(machine.scrubbed(told))
 
 
-def prepare_nets(settings: Settings, bundle: Bundle, files: Sequence[ScanFile], folder: Path) -> None:
-    """Write the nets for the processes of PyTorch, and inputs to try them on.
-
-    ``nets.pt``: graph name to net, folded; ``script.pt``: the script's nets, as trained; ``inputs.npz``.
-
-    Raises:
-        TrtlmError: if the bundle's weights cannot be had back, or the checkpoint is of another task.
-        ModuleNotFoundError: if a package is missing.
-    """
-    import torch
-
-    from trt_landmarks.bench.script import script_nets
-    from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-    from trt_landmarks.export.parity import real_inputs
-    from trt_landmarks.localizer import Localizer
-    from trt_landmarks.nets.folding import folded
-
-    scans = [read_scan(files[0].path)]
-    if settings.checkpoint is not None:
-        from trt_landmarks.training.checkpoint import load_checkpoint
-
-        checkpoint = load_checkpoint(settings.checkpoint)
-        if checkpoint.task != bundle.task:
-            raise EngineError(f"{settings.checkpoint}: is of another task than the model {bundle.name}.")
-        nets = checkpoint.nets
-    else:
-        from trt_landmarks.export.weights import nets_from_bundle
-
-        nets = nets_from_bundle(bundle, scans)
-    torch.save(script_nets(bundle.task, nets), folder / "script.pt")
-    torch.save({graph: folded(net) for graph, net in nets.items()}, folder / "nets.pt")
-    localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
-    np.savez(folder / "inputs.npz", **real_inputs(localizer, scans))  # type: ignore[arg-type]
-
-
-def choose_variants(spec: Spec, graphs: Sequence[str], folder: Path, limit: float, say: Say) -> list[dict[str, Any]]:
-    """Try PyTorch's variants net by net, each in a process that is ended if it takes too long.
-
-    Returns:
-        All trials, one of each net ``taken``; those that failed have a ``problem``.
-    """
-    from trt_landmarks.bench.best import VARIANTS, Variant, fastest
-
-    trials: list[dict[str, Any]] = []
-
-    def attempt(child: Child, graph: str, variant: Variant, seconds: float) -> None:
-        order = {"trial": {"graph": graph, "variant": asdict(variant), "inputs": str(folder / "inputs.npz")}}
-        try:
-            trials.append({**child.ask(order, seconds), "taken": False})
-        except EngineError as error:
-            what = {"graph": graph, "variant": asdict(variant), "name": variant.name, "agrees": False, "taken": False}
-            trials.append({**what, "problem": error.message})
-
-    def of(graph: str) -> list[dict[str, Any]]:
-        return [one for one in trials if one["graph"] == graph]
-
-    with Child(spec, folder) as child:
-        child.open(trial_only=True)
-        for graph in graphs:
-            for variant in VARIANTS:
-                attempt(child, graph, variant, 120)
-    left = limit
-    for graph in graphs:
-        if left < 1:
-            trials.append({"graph": graph, "variant": asdict(Variant(compiled=True)), "name": "compiled",
-                           "agrees": False, "taken": False, "problem": "no time was left to compile"})  # fmt: skip
-            continue
-        with Child(spec, folder) as child:
-            child.open(trial_only=True)
-            variant = replace(Variant(**fastest(of(graph))["variant"]), compiled=True)
-            start = time.perf_counter()
-            attempt(child, graph, variant, left)
-            left -= time.perf_counter() - start
-    for graph in graphs:
-        taken = fastest(of(graph))
-        next(one for one in trials if one is taken)["taken"] = True
-        say(f"torch-best, {graph}: {taken['name']} ({taken['ms']:.0f} ms)")
-    return trials
-
-
 def _with_torch(
-    settings: Settings, bundle: Bundle, subjects: list[Subject], files: Sequence[ScanFile], folder: Path,
+    settings: Settings, bundle: Bundle, subjects: list[Subject], first: ScanFile, folder: Path,
     not_run: list[dict[str, str]], say: Say,
 ) -> tuple[list[Subject], list[dict[str, Any]]]:  # fmt: skip
-    """The subjects, those of PyTorch with nets and variants; without them if there are none."""
+    """The subjects, those of PyTorch with nets and variants, without those that cannot have them; and the trials."""
+
+    def without(names: Sequence[str], reason: str) -> list[Subject]:
+        gone = [one for one in subjects if one.way.name in names]
+        not_run.extend({"way": one.way.name, "reason": reason} for one in gone)
+        return [one for one in subjects if one not in gone]
+
     wanted = [one for one in subjects if one.way.name in BASELINES]
     if not wanted:
         return subjects, []
     say("taking the nets to PyTorch")
     try:
-        prepare_nets(settings, bundle, files, folder)
+        prepare_nets(bundle, read_scan(first.path), folder, settings.checkpoint)
     except ModuleNotFoundError as error:
-        reason = f"the package {error.name} is not installed (pip install 'trt-landmarks[bench]')"
-        not_run += [{"way": one.way.name, "reason": reason} for one in wanted]
-        return [one for one in subjects if one not in wanted], []
+        return without(BASELINES, f"the package {error.name} is not installed (pip install 'trt-landmarks[bench]')"), []
+    except BundleError as error:
+        return without(BASELINES, f"{error.message} (--checkpoint RUN takes its nets instead)"), []
     for subject in wanted:
         subject.spec = replace(subject.spec, nets=str(folder), device=_device(settings))
     best = next((one for one in wanted if one.way.name == BEST), None)
     if best is None:
         return subjects, []
     say("trying what makes PyTorch faster")
-    trials = choose_variants(best.spec, list(bundle.graphs), folder, settings.compile_seconds, say)
+    try:
+        trials = choose_variants(best.spec, list(bundle.graphs), folder, settings.compile_seconds, say)
+    except EngineError as error:
+        return without([BEST], error.message), []
     taken = {one["graph"]: one["variant"] for one in trials if one["taken"]}
     best.spec = replace(best.spec, variants=taken)
     return subjects, trials
@@ -275,10 +203,8 @@ def _preprocessing(
     """Rows of the preprocessing alone: times, and how far the last scan's volume is from the reference."""
     if not subjects:
         return []
+    take_turns(subjects, files, 1, folder)  # so that every scan is in memory; it does not count
     for subject in subjects:
-        subject.run(files[0], folder)  # so that every scan is in memory
-        for file in files:
-            subject.run(file, folder)
         subject.samples.clear()
         subject.stages.clear()
     take_turns(subjects, files, rounds, folder)

@@ -165,7 +165,7 @@ def open_way(spec: Spec) -> Opened:
 
 
 def load_nets(spec: Spec, name: str) -> Any:
-    """What :func:`trt_landmarks.bench.run.prepare_nets` wrote for the processes of this benchmark."""
+    """What :func:`trt_landmarks.bench.pytorch.prepare_nets` wrote for the processes of this benchmark."""
     import torch
 
     torch.set_num_threads(spec.threads)
