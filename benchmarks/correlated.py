@@ -10,12 +10,12 @@ each way of placing landmarks along the axis (own heatmap, key slice, mean of th
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.writing import write_results
 from trt_landmarks.dataset import Case, load_dataset, split_from_file
 from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.torch import TorchEngine
@@ -83,10 +83,7 @@ def main() -> None:
             f"| {group.name} | {one['nets']} | {one['along_axis_mm']:.3f} | {one['mre_mm']:.3f} | {one['p95_mm']:.3f} |"
             for one in rows
         ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_results(options.out, report, lines)
 
 
 if __name__ == "__main__":

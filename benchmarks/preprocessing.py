@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.writing import write_results
 from trt_landmarks.bundle import open_bundle
 from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.geometry import Geometry, Grid
@@ -121,10 +122,7 @@ def main() -> None:
             f"| {row['scans']} | {row['dali_on']} | {row['batch']} | {row['reference_ms']} | {row['dali_ms']} "
             f"| {row['dali_to_reference']} ({low} to {high}) | {row['largest_difference']:.0e} |"
         )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_results(options.out, report, lines)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ reading as dear as it is for a CT of a patient.  With ``--memory 500`` the pipel
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,6 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.writing import this_machine, write_results
+from trt_landmarks.bench.machine import resident, seconds, undisturbed
+from trt_landmarks.bench.statistics import spread
 from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.case_result import CaseResult
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
@@ -110,48 +110,6 @@ def empty(bundle: Bundle) -> Predictions:
     return Predictions(bundle.task.name, {"name": bundle.name}, {"name": "onnxruntime"})
 
 
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def undisturbed(action: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that an action takes, and the share of the cores that other processes had meanwhile."""
-    tries: list[tuple[float, float]] = []
-    while len(tries) < 5:
-        for _ in range(600):
-            if others(lambda: time.sleep(1)) < 0.02:
-                break
-        taken = 0.0
-
-        def timed() -> None:
-            nonlocal taken
-            taken = seconds(action)
-
-        share = others(timed)
-        tries.append((share, taken))
-        if share < 0.05:
-            break
-    share, taken = min(tries)
-    return taken, share
-
-
-def others(action: Callable[[], object]) -> float:
-    """Share of all cores that other processes, and other guests of the machine, had during an action (Linux)."""
-
-    def clocks() -> tuple[float, float]:
-        user, nice, system, _idle, _wait, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
-        own = os.times()
-        return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK"), own.user + own.system
-
-    start, (busy, own) = time.perf_counter(), clocks()
-    action()
-    busy_after, own_after = clocks()
-    cores = os.cpu_count() or 1
-    return max(0.0, (busy_after - busy - own_after + own) / cores / (time.perf_counter() - start))
-
-
 def throughput(files: Sequence[ScanFile], bundle: Bundle, settings: Sequence[Setting], rounds: int) -> dict[str, Any]:
     """Seconds of every arm in every round, and the ratios."""
     cores = len(os.sched_getaffinity(0))
@@ -198,12 +156,6 @@ def throughput(files: Sequence[ScanFile], bundle: Bundle, settings: Sequence[Set
             "seconds_per_scan": per_scan}  # fmt: skip
 
 
-def spread(values: Any) -> dict[str, float]:
-    """Median and range."""
-    return {"median": round(float(np.median(values)), 3), "min": round(float(np.min(values)), 3),
-            "max": round(float(np.max(values)), 3)}  # fmt: skip
-
-
 def memory(files: Sequence[ScanFile], bundle: Bundle, setting: Setting, count: int) -> dict[str, Any]:
     """Resident memory (MiB) while the pipeline runs over ``count`` scans."""
     many = [ScanFile(f"{file.id}_{n}", file.path) for n, file in enumerate(islice(cycle(files), count))]
@@ -222,12 +174,6 @@ def memory(files: Sequence[ScanFile], bundle: Bundle, setting: Setting, count: i
     return {"setting": setting.name, "scans": count, "seconds": round(took, 1), "resident_mib": curve}
 
 
-def resident() -> float:
-    """Resident memory of the process, MiB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-
-
 def markdown(report: dict[str, Any]) -> list[str]:
     """The report as a table."""
     machine = report["machine"]
@@ -244,15 +190,6 @@ def markdown(report: dict[str, Any]) -> list[str]:
         lines += [report["setting"], "", "| scans done | resident memory, MiB |", "|---|---|"]
         lines += [f"| {done} | {mib:.0f} |" for done, mib in report["resident_mib"].items()]
     return lines
-
-
-def processor() -> str:
-    """The processor's name (Linux), or its architecture."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), platform.machine())
 
 
 def main() -> None:
@@ -279,12 +216,8 @@ def main() -> None:
             report = memory(files, bundle, settings[0], options.memory)
         else:
             report = throughput(files, bundle, settings, options.rounds)
-    machine = {"cores": len(os.sched_getaffinity(0)), "processor": processor()}
-    report = {"what": what, "model": bundle.name, "machine": machine, **report}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text("\n".join(markdown(report)) + "\n")
-    print("\n".join(markdown(report)))
+    report = {"what": what, "model": bundle.name, "machine": this_machine(), **report}
+    write_results(options.out, report, markdown(report))
 
 
 def parse(text: str) -> Setting:

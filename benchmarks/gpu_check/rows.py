@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -38,18 +36,6 @@ def latency(call: Callable[[], Any], runs: int = 30, warm_up: int = 5) -> dict[s
         times.append(1000 * (time.perf_counter() - start))
     return {"median_ms": round(statistics.median(times), 3), "p90_ms": round(float(np.percentile(times, 90)), 3),
             "runs": runs}  # fmt: skip
-
-
-def scrubbed(value: Any) -> Any:
-    """Plain data without folders and host names: a path becomes its last part."""
-    if isinstance(value, dict):
-        return {scrubbed(key): scrubbed(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [scrubbed(entry) for entry in value]
-    if not isinstance(value, str):
-        return value
-    text = re.sub(r"(?<![\w.:/])~?/(?:[^\s/'\",;:()]+/)*([^\s/'\",;:()]*)", r"\1", value)
-    return text.replace(platform.node(), "this machine") if len(platform.node()) > 2 else text
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -16,10 +16,11 @@ import pytest
 
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import others, sections
-from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, OK, latency, markdown, row, scrubbed, verdict
+from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, OK, latency, markdown, row, verdict
 from benchmarks.gpu_check.sections import SECTIONS, Section, Setting
 from tests.engines.fake_gpu import Device, Net, install
 from tests.synthetic import rotation
+from trt_landmarks.bench.machine import scrubbed
 from trt_landmarks.builder import Request, build
 from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.engines.flavours import RTX

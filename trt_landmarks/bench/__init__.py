@@ -1,0 +1,8 @@
+"""``trtlm bench``: how fast each way of running a model is on this machine, with the accuracy beside it.
+
+::
+
+    ways (what is run) -> worker (a way in a process of its own) <- child (that process, from outside)
+    script, best, pytorch (PyTorch's nets, and what makes them faster)
+    run (the whole benchmark) -> measure (rounds) -> statistics -> report, figures; compare (two reports)
+"""

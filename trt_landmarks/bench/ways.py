@@ -1,0 +1,302 @@
+"""The ways: everything that can run a model here, under one name each, opened in a process of its own.
+
+A way takes a scan file and leaves its landmarks in a file: all stages, from reading to writing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from trt_landmarks.builds import PRECISIONS, build_name, list_builds
+from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.engines.flavours import FLAVOURS
+from trt_landmarks.errors import EngineError
+from trt_landmarks.layouts import NETS
+
+if TYPE_CHECKING:
+    from trt_landmarks.geometry import Floats
+    from trt_landmarks.inference import AnyLocalizer
+    from trt_landmarks.scan import Scan
+
+SCRIPT, TORCH, BEST = "script", "torch", "torch-best"
+#: Ways that others are compared with.
+BASELINES = (SCRIPT, TORCH, BEST)
+#: The default of ``trtlm infer`` on the CPU; and the same with all that overlaps.
+DEFAULT, FOLDER = "onnxruntime-fp32", "onnxruntime-fp32 pipelined"
+ONNXRUNTIME, CUDA, DALI = "onnxruntime", "onnxruntime-cuda", "dali"
+#: Ways of the preprocessing alone.
+PREPROCESSING = ("preprocess-reference", "preprocess-dali")
+#: What ``--engines`` may name.
+ENGINES = (*BASELINES, ONNXRUNTIME, CUDA, *FLAVOURS, DALI)
+
+#: Stages of a scan in their order; graphs over a whole scan have others between ``normalize`` and ``write``.
+STAGES = (
+    "read", "normalize", "coarse_resample", "coarse", "patch_sampling", "fine_independent", "fine_correlated", "write",
+)  # fmt: skip
+#: Stages that are nets and nothing else.
+NET_STAGES = ("coarse", "fine_independent", "fine_correlated")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way.
+
+    Attributes:
+        name: its own.
+        what: what it is, for people.
+        engine: what of :data:`ENGINES` it belongs to.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        layout: what its graphs are.
+        problem: why it cannot run here; empty if it may.
+    """
+
+    name: str
+    what: str
+    engine: str
+    precision: str = "fp32"
+    layout: str = NETS
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a process needs to open a way; plain data.
+
+    Attributes:
+        way: its name.
+        engine: of :class:`Way`.
+        precision: the same.
+        layout: the same.
+        model: the bundle's folder, or the name of a shipped one.
+        nets: folder of the files of PyTorch nets; empty without PyTorch.
+        threads: on the CPU.
+        device: of PyTorch.
+        variants: for ``torch-best``, graph name to variant.
+        batches: for ways that overlap stages, how many there will be.
+    """
+
+    way: str
+    engine: str
+    precision: str = "fp32"
+    layout: str = NETS
+    model: str = ""
+    nets: str = ""
+    threads: int = 1
+    device: str = "cpu"
+    variants: dict[str, dict[str, bool]] = field(default_factory=dict)
+    batches: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+class Opened(Protocol):
+    """A way that is ready."""
+
+    note: str
+
+    def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
+        """Points ``[N, 3]`` (LPS mm; None if it finds none), and milliseconds of every stage."""
+        ...
+
+    def folder(self, paths: Sequence[Path], out: Path) -> None:
+        """All scans; results in ``out``."""
+        ...
+
+
+def list_ways(bundle: Bundle, engines: Iterable[str] = ENGINES, precisions: Iterable[str] = PRECISIONS) -> list[Way]:
+    """All ways of some engines and precisions, those that cannot run here with the reason.
+
+    Raises:
+        EngineError: if there is no such engine or precision.
+    """
+    from trt_landmarks.engines.gpu import gpu_problem
+
+    asked, wanted = list(engines), list(precisions)
+    for given, known, what in ((asked, ENGINES, "engine"), (wanted, PRECISIONS, "precision")):
+        for name in given:
+            if name not in known:
+                raise EngineError(f"{name}: no such {what} to measure.", f"There are: all, {', '.join(known)}.")
+    problem = gpu_problem() or ""
+    builds = {(build.engine, build.precision, build.layout) for build in list_builds(bundle)}
+    ways = [
+        Way(SCRIPT, "PyTorch eager FP32, one landmark after the other, scan resampled with SimpleITK", SCRIPT),
+        Way(TORCH, "PyTorch eager FP32, batched nets, sampling of this toolkit", TORCH),
+        Way(BEST, "PyTorch at its best: what was faster and agreed, net by net", BEST),
+        Way(DEFAULT, "ONNX Runtime FP32 on the CPU, as trtlm infer opens it for one scan", ONNXRUNTIME),
+    ]
+    emulated = "lower precision is emulated on the CPU, to check its accuracy: its time says nothing"
+    ways += [Way(f"{ONNXRUNTIME}-{p}", f"ONNX Runtime {p}", ONNXRUNTIME, p, NETS, emulated) for p in PRECISIONS[1:]]
+    ways.append(Way(f"{CUDA}-fp32", "ONNX Runtime FP32 on the GPU", CUDA, problem=problem))
+    for flavour in FLAVOURS:
+        for precision in PRECISIONS:
+            there = [layout for layout in (NETS, "pair", "one") if (flavour, precision, layout) in builds]
+            for layout in there or [NETS]:
+                missing = "" if there else "this model has no such build (trtlm build makes it)"
+                both = "; ".join(part for part in (problem, missing) if part)
+                name = build_name(flavour, precision, layout)
+                ways.append(Way(name, f"{flavour} {precision}, layout {layout}", flavour, precision, layout, both))
+    chosen = [way for way in ways if way.engine in asked and way.precision in wanted]
+    if DALI in asked:
+        chosen += [Way(name, f"coarse volume by {name.partition('-')[2]}", DALI) for name in PREPROCESSING]
+    return chosen
+
+
+def open_way(spec: Spec) -> Opened:
+    """Open a way in this process.
+
+    Raises:
+        EngineError: if it cannot be had.
+        ModuleNotFoundError: if a package is missing.
+    """
+    bundle = open_bundle(spec.model)
+    if spec.way in PREPROCESSING:
+        return _Preprocessing(bundle, spec)
+    if spec.engine == SCRIPT:
+        return _Script(bundle, spec)
+    return _Toolkit(bundle, spec)
+
+
+def load_nets(spec: Spec, name: str) -> Any:
+    """What :func:`trt_landmarks.bench.pytorch.prepare_nets` wrote for the processes of this benchmark."""
+    import torch
+
+    torch.set_num_threads(spec.threads)
+    return torch.load(Path(spec.nets) / name, weights_only=False)
+
+
+class _Script:
+    def __init__(self, bundle: Bundle, spec: Spec) -> None:
+        import SimpleITK as sitk  # noqa: N813
+
+        from trt_landmarks.bench.script import Script
+
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(spec.threads)
+        nets = load_nets(spec, "script.pt")
+        self.note = f"PyTorch on {spec.device}"
+        self._script = Script(bundle.task, bundle.mean_shape, nets, spec.device)
+
+    def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
+        return self._script.localize(path, out)
+
+    def folder(self, paths: Sequence[Path], out: Path) -> None:
+        for path in paths:
+            self.localize(path, out)
+
+
+class _Toolkit:
+    """The toolkit's own localizers, whatever runs the nets."""
+
+    def __init__(self, bundle: Bundle, spec: Spec) -> None:
+        self.bundle = bundle
+        self.pipelined = spec.way == FOLDER
+        self.localizers: list[AnyLocalizer]
+        if spec.engine in (ONNXRUNTIME, *FLAVOURS):
+            from trt_landmarks.workers import open_workers
+
+            workers = open_workers(
+                bundle, spec.batches, engine=spec.engine, precision=spec.precision, layout=spec.layout,
+                threads=spec.threads,
+            )  # fmt: skip
+            self.localizers = workers.localizers if self.pipelined else workers.localizers[:1]
+            self.note = f"{workers.note}; preprocessing: {workers.preprocessing}"
+            return
+        from trt_landmarks.localizer import Localizer
+
+        engine: Any
+        if spec.engine == CUDA:
+            from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+
+            engine = OnnxRuntimeEngine(bundle.graphs, provider="CUDAExecutionProvider")
+        elif spec.engine == TORCH:
+            from trt_landmarks.engines.torch import TorchEngine
+
+            engine = TorchEngine(load_nets(spec, "nets.pt"), spec.device)
+        else:
+            from trt_landmarks.bench.best import TunedTorchEngine, Variant
+
+            nets = load_nets(spec, "nets.pt")
+            variants = {graph: Variant(**variant) for graph, variant in spec.variants.items()}
+            engine = TunedTorchEngine(nets, variants, spec.device)
+        self.note = f"{engine.name} {engine.precision} on {engine.provider}"
+        self.localizers = [Localizer(bundle.task, bundle.mean_shape, engine)]
+
+    def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
+        from trt_landmarks.inference import case_result
+        from trt_landmarks.scan import ScanFile, read_scan
+
+        localizer = self.localizers[0]
+        start = time.perf_counter()
+        scan = read_scan(path)
+        read = time.perf_counter()
+        found = localizer.localize(scan)
+        located = time.perf_counter()
+        predictions = self._predictions()
+        predictions.cases.append(case_result(ScanFile(scan.id, path), scan, found, localizer))
+        predictions.write(out)
+        done = time.perf_counter()
+        stages = {"read": 1000 * (read - start), **found.timing_ms}
+        rest = 1000 * (located - read) - sum(found.timing_ms.values())
+        return found.points, {**stages, "other": rest, "write": 1000 * (done - located)}
+
+    def folder(self, paths: Sequence[Path], out: Path) -> None:
+        from trt_landmarks.inference import infer
+        from trt_landmarks.scan import ScanFile
+
+        if not self.pipelined:
+            for path in paths:
+                self.localize(path, out)
+            return
+        files = [ScanFile(f"scan{n}", path) for n, path in enumerate(paths)]
+        done = infer(files, self.localizers, self._predictions(), out=out)
+        for case in done.cases:
+            if case.error is not None:
+                raise EngineError(case.error.message, code=case.error.code)
+
+    def _predictions(self) -> Any:
+        from trt_landmarks.predictions import Predictions
+
+        return Predictions(self.bundle.task.name, {"name": self.bundle.name}, {"name": self.localizers[0].engine.name})
+
+
+class _Preprocessing:
+    """The coarse volume alone, left in an ``.npy`` file, of scans that are in memory.
+
+    Percentiles, which all need alike, are not counted, nor is the file.
+    """
+
+    def __init__(self, bundle: Bundle, spec: Spec) -> None:
+        from trt_landmarks.localizer import Localizer
+        from trt_landmarks.preprocessing.select import open_preprocessor
+
+        name = spec.way.partition("-")[2]
+        device = 0 if spec.device == "cuda" and name == DALI else None
+        self.preprocessor, self.note = open_preprocessor(name, device, spec.threads)
+        self.task = bundle.task
+        self.grid = Localizer(bundle.task, bundle.mean_shape, None).coarse_grid  # type: ignore[arg-type]
+        self._scans: dict[Path, tuple[Scan, tuple[float, float]]] = {}
+
+    def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
+        from trt_landmarks.sampling import intensity_range
+        from trt_landmarks.scan import read_scan
+
+        if path not in self._scans:
+            scan = read_scan(path)
+            self._scans[path] = scan, intensity_range(scan.voxels, self.task.intensity)
+        scan, intensities = self._scans[path]
+        start = time.perf_counter()
+        volumes = self.preprocessor.coarse_volumes([scan], [self.grid(scan)], [intensities])
+        taken = 1000 * (time.perf_counter() - start)
+        np.save(out, volumes)
+        return None, {"coarse_resample": taken}
+
+    def folder(self, paths: Sequence[Path], out: Path) -> None:
+        for path in paths:
+            self.localize(path, out)
