@@ -39,7 +39,9 @@ def train(
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Run folder of a finished training.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Run folder of a finished training; or a bundle, to bring it to this version's form.")
+    ],
     out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
     name: Annotated[str | None, typer.Option(help="The model's name. [default: the task's]")] = None,
     scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) for the check with PyTorch.")] = None,
@@ -48,15 +50,20 @@ def export(
     provenance: Annotated[Path | None, typer.Option(help="JSON file for the manifest: data, licence, command.")] = None,
 ) -> None:
     """Export a checkpoint to a bundle of ONNX graphs, checked against PyTorch."""
+    from trt_landmarks.bundle import MANIFEST, open_bundle
+
     with extra("export"):
-        from trt_landmarks.export.bundle import export_bundle
+        from trt_landmarks.export.bundle import export_bundle, renew_bundle
         from trt_landmarks.training.checkpoint import load_checkpoint
-    loaded = load_checkpoint(checkpoint)
-    facts = read_json(provenance) if provenance else None
-    bundle = export_bundle(
-        loaded, out, name=name, scans=_some_scans(scans, count), half_storage=half_storage, provenance=facts,
-        say=typer.echo,
-    )  # fmt: skip
+    some = _some_scans(scans, count)
+    if (checkpoint / MANIFEST).is_file():
+        bundle = renew_bundle(open_bundle(checkpoint), out, scans=some, say=typer.echo)
+    else:
+        loaded = load_checkpoint(checkpoint)
+        facts = read_json(provenance) if provenance else None
+        bundle = export_bundle(
+            loaded, out, name=name, scans=some, half_storage=half_storage, provenance=facts, say=typer.echo
+        )
     for graph, figures in bundle.manifest["parity"].items():
         if isinstance(figures, dict) and "max_voxel" in figures:
             typer.echo(f"{graph}: at most {figures['max_voxel']:.1e} voxel, {figures['max_mm']:.1e} mm from PyTorch")
