@@ -6,32 +6,36 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
 
-from tests.test_cli import make_scan, trtlm
+from tests.test_cli import make_scan
 from trt_landmarks.bench.report import SCHEMA_FILE
 from trt_landmarks.bench.run import Settings, bench
 from trt_landmarks.bench.ways import DEFAULT, FOLDER
 from trt_landmarks.bundle import Bundle
+from trt_landmarks.cli import app
 from trt_landmarks.errors import EngineError, ScanError, TrtlmError
 from trt_landmarks.landmark_files import write_mrk_json
 
 
 def test_bench_from_scans_to_a_report(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    import numpy as np
-
     scans = tmp_path / "scans"
     scans.mkdir()
     for n in range(4):
         make_scan(scans / f"s{n}.nii.gz", n)
     (tmp_path / "landmarks").mkdir()
     write_mrk_json(tmp_path / "landmarks" / "s0.mrk.json", {name: np.zeros(3) for name in tiny_bundle.task.landmarks})
-    trtlm(
+    words = [
         "bench", "--model", tiny_bundle.root, "--scans", scans, "--out", tmp_path / "report", "--rounds", 2, "--count",
         2, "--cold", 1, "--folder", 4, "--folder-rounds", 1, "--threads", 1, "--engines",
         "onnxruntime,torch,tensorrt-rtx,dali", "--precisions", "fp32",
-    )  # fmt: skip
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert "starting torch" in done.output and "tensorrt-rtx-fp32: " in done.output
     text = (tmp_path / "report" / "bench.json").read_text()
     report = json.loads(text)
     Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(report)

@@ -60,7 +60,7 @@ def latency(report: Mapping[str, Any]) -> Figure:
     axes.set_yticks(range(len(ways)), [way["way"] for way in ways])
     axes.set_xlabel("ms a scan, end to end, warm")
     axes.set_xlim(left=0)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", markerscale=0.5)
     return figure
 
 
