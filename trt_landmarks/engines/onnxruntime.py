@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class OnnxRuntimeEngine:
         if threads is not None:
             options.intra_op_num_threads = threads
         self._run_options = ort.RunOptions
-        self._running: set[Any] = set()
+        self._running: dict[int, Any] = {}  # thread -> options of its run
         self._sessions = {}
         emulation = precision != "fp32" and provider == CPU
         if emulation:
@@ -75,7 +76,7 @@ class OnnxRuntimeEngine:
         session, names = self._sessions[graph]
         feed = {n: np.ascontiguousarray(array, dtype=np.float32) for n, array in zip(names, arrays, strict=True)}
         options = self._run_options()
-        self._running.add(options)
+        self._running[threading.get_ident()] = options
         try:
             outputs: list[NDArray[np.float32]] = session.run(None, feed, options)
         except Exception:
@@ -83,10 +84,11 @@ class OnnxRuntimeEngine:
                 raise RunCancelled(graph) from None
             raise
         finally:
-            self._running.discard(options)
+            del self._running[threading.get_ident()]
         return tuple(outputs)
 
-    def cancel(self) -> None:
-        """Make the runs that are under way raise :class:`RunCancelled` after the operator they are at."""
-        for options in list(self._running):
-            options.terminate = True
+    def cancel(self, thread: int | None = None) -> None:
+        """Make runs under way raise :class:`RunCancelled` after the operator they are at."""
+        for running, options in list(self._running.items()):
+            if thread in (None, running):
+                options.terminate = True
