@@ -146,7 +146,7 @@ class Run:
             settings: further settings to report.
             progress: called after every case, in order.
             look: see :func:`trt_landmarks.inference.infer`.
-            finish: called with the cases of ``files`` at the end, when the results file is written; it takes memory for them.
+            finish: called with the cases of ``files``, all in memory, when the results file is written.
             problems: what went wrong besides the cases; it may grow while the run goes on.
 
         Raises:

@@ -36,7 +36,7 @@ def open_header(path: Path) -> Any:
     """
     kind = EXTENSIONS.get(extension(path)) or DICOM
     if kind == DICOM and not lengths_fit(path):
-        raise RuntimeError("hit end of header")
+        raise RuntimeError("an element is longer than its file")
     reader = sitk().ImageFileReader()
     reader.SetImageIO(kind)
     reader.SetFileName(str(path))
