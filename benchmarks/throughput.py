@@ -33,9 +33,9 @@ from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.case_result import CaseResult
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.inference import infer
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import Predictions
+from trt_landmarks.runs.run import Run
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 
 
@@ -122,8 +122,8 @@ def throughput(files: Sequence[ScanFile], bundle: Bundle, settings: Sequence[Set
             localizers[0].localize(scans[0])  # warm
 
             def pipelined(localizers: list[Localizer] = localizers, setting: Setting = setting) -> None:
-                infer(files, localizers, empty(bundle), out=Path(folder, "predictions.json"), batch=setting.batch,
-                      readers=setting.readers)  # fmt: skip
+                out = Path(folder, "predictions.json")
+                Run(files, empty(bundle), out).go(localizers, batch=setting.batch, readers=setting.readers)
 
             def compute(localizers: list[Localizer] = localizers, setting: Setting = setting) -> None:
                 compute_alone(localizers, scans, setting.batch)
@@ -169,8 +169,9 @@ def memory(files: Sequence[ScanFile], bundle: Bundle, setting: Setting, count: i
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "predictions.json")
-        took = seconds(lambda: infer(many, setting.localizers(bundle), empty(bundle), out=out, batch=setting.batch,
-                                     readers=setting.readers, progress=record))  # fmt: skip
+        run = Run(many, empty(bundle), out)
+        took = seconds(lambda: run.go(setting.localizers(bundle), batch=setting.batch, readers=setting.readers,
+                                      progress=record))  # fmt: skip
     return {"setting": setting.name, "scans": count, "seconds": round(took, 1), "resident_mib": curve}
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +22,12 @@ from trt_landmarks import inference, pipeline
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.case_result import CaseResult
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
-from trt_landmarks.errors import PipelineError, PredictionsError
+from trt_landmarks.errors import PipelineError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.inference import case_result, infer, readers_for, side_by_side
+from trt_landmarks.inference import case_result, readers_for, side_by_side
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import Predictions, read_predictions
+from trt_landmarks.runs.journal import journal_path
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 
 TASK = small_task(intensity={"method": "window", "low": 0, "high": 100})
@@ -97,6 +98,12 @@ def empty() -> Predictions:
     return Predictions(TASK.name, {"name": "test"}, {"name": "reader"})
 
 
+def infer(files: Sequence[ScanFile], localizers: Sequence[Localizer], found: Predictions, **more: Any) -> Predictions:
+    """With the cases in memory."""
+    inference.infer(files, localizers, found.add, **more)
+    return found
+
+
 def positions(cases: Sequence[CaseResult]) -> NDArray[np.float64]:
     return np.array([[mark.position_lps_mm for mark in case.landmarks] for case in cases if case.status == "ok"])
 
@@ -164,20 +171,36 @@ def test_a_scan_that_cannot_be_localized_fails_alone(tmp_path: Path, batch: int)
     assert cases[1].error is not None and "dark.mha: does not fit in memory" in cases[1].error.message
 
 
-def test_nothing_computed_is_lost_when_interrupted(files: list[ScanFile], tmp_path: Path) -> None:
-    out = tmp_path / "results.json"
+def test_nothing_computed_is_lost_when_interrupted(files: list[ScanFile]) -> None:
 
     def interrupt(case: CaseResult, done: int, of: int) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
+    found = empty()
     with pytest.raises(KeyboardInterrupt):
-        infer(files, [localizer()], empty(), out=out, batch=1, progress=interrupt)
-    written = [case.id for case in read_predictions(out).cases]
+        infer(files, [localizer()], found, batch=1, progress=interrupt)
+    written = [case.id for case in found.cases]
     assert written == list("fcaebd")[: max(4, len(written))]  # maybe more was computed meanwhile
+    found = empty()
     with pytest.raises(KeyboardInterrupt):
-        infer(files, [localizer()], empty(), out=out, batch=3, progress=interrupt)
-    assert [case.id for case in read_predictions(out).cases] == list("fcaebd")  # the batch's others are computed too
+        infer(files, [localizer()], found, batch=3, progress=interrupt)
+    assert [case.id for case in found.cases] == list("fcaebd")  # the batch's others are computed too
+
+
+def test_what_was_interrupted_while_it_was_kept_is_kept(files: list[ScanFile]) -> None:
+    found = empty()
+
+    def keep(cases: Sequence[CaseResult]) -> None:
+        first = not found.cases
+        found.add(cases)
+        if first:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inference.infer(files, [localizer()], keep)
+    ids = [case.id for case in found.cases]
+    assert ids == list("fcaebd")[: len(ids)]
 
 
 class Stuck(Reader):
@@ -199,19 +222,20 @@ class Stuck(Reader):
             _thread.interrupt_main()
         return answer
 
-    def cancel(self) -> None:
+    def cancel(self, thread: int | None = None) -> None:
         self.cancelled.set()
 
 
 def test_an_interruption_ends_what_is_computed_and_keeps_what_was(
-    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: list[ScanFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first scan, 'f', is computed all the while; 'a', 'b' and 'd' are done by the other worker meanwhile."""
     monkeypatch.setattr(pipeline, "GRACE", 60.0)  # the machine may be busy
     stuck = Stuck()
+    found = empty()
     with pytest.raises(KeyboardInterrupt):
-        infer(files, [Localizer(TASK, HEAD, stuck)] * 2, empty(), out=tmp_path / "results.json")
-    cases = read_predictions(tmp_path / "results.json").cases
+        infer(files, [Localizer(TASK, HEAD, stuck)] * 2, found)
+    cases = found.cases
     assert [case.id for case in cases] == list("caebd")
     assert [case.id for case in cases if case.status == "failed"] == list("ce")
 
@@ -226,9 +250,9 @@ def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
 def test_control_c_ends_the_command_and_keeps_what_was_computed(mouse_scans: list[Path], tmp_path: Path) -> None:
     """The real model on real scans, interrupted once some are done and others are being computed."""
     out = tmp_path / "results.json"
-    before = "from trt_landmarks import inference; inference.SAVE_SECONDS = 0.0; inference.SAVE_SHARE = 1.0"
-    with start("infer", mouse_scans[0].parent, "--out", out, "--model", "mouse-skull", before=before) as process:
-        while process.poll() is None and not (out.exists() and read_predictions(out).cases):
+    journal = journal_path(out)
+    with start("infer", mouse_scans[0].parent, "--out", out, "--model", "mouse-skull") as process:
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=120)
@@ -237,7 +261,9 @@ def test_control_c_ends_the_command_and_keeps_what_was_computed(mouse_scans: lis
     assert 0 < len(cases) < len(mouse_scans) and all(case.status == "ok" for case in cases)
     if side_by_side(len(mouse_scans))[0] > 1:
         assert "workers with" in message.splitlines()[0]
-    assert message.splitlines()[-1] == f"trtlm: interrupted; {len(cases)} of {len(mouse_scans)} scans are in {out}"
+    assert message.splitlines()[-1] == (
+        f"trtlm: interrupted; {len(cases)} of {len(mouse_scans)} scans are in {out}; go on with --resume"
+    )
 
 
 def test_a_dead_reader_ends_the_command_with_its_reason(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -255,7 +281,7 @@ inference.read_scan = lambda file: read(file) if file.path.name == "a.mha" else 
     assert "Traceback" not in message
 
 
-def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp_path: Path) -> None:
+def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile]) -> None:
     broken = localizer()
     run = broken.engine.run
 
@@ -267,50 +293,8 @@ def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile], tmp
 
     broken.engine.run = fail_at_third  # type: ignore[method-assign]
     with pytest.raises(PipelineError, match=r"b\.mha: computing: RuntimeError: a bug"):
-        infer(files, [broken], empty(), out=tmp_path / "results.json")
-    assert [case.id for case in read_predictions(tmp_path / "results.json").cases] == list("fcae")
-
-
-def test_results_are_written_while_running(
-    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inference, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(inference, "SAVE_SHARE", np.inf)
-    out = tmp_path / "results.json"
-    counts: list[int] = []
-    infer(files, [localizer()], empty(), out=out, progress=lambda *_: counts.append(len(read_predictions(out).cases)))
-    assert counts == [0, 1, 2, 3, 4, 5]
-    assert len(read_predictions(out).cases) == 6
-
-
-def test_a_results_file_that_takes_long_is_written_less_often(
-    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    writes: list[float] = []
-
-    def write(self: Predictions, path: Path) -> None:
-        writes.append(now[0])
-        now[0] += 1  # a write takes a second
-
-    def ten_seconds(case: CaseResult, done: int, of: int) -> None:
-        now[0] += 10
-
-    monkeypatch.setattr(inference, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0.0))
-    monkeypatch.setattr(Predictions, "write", write)
-    infer(files, [localizer()], empty(), out=tmp_path / "r.json", progress=ten_seconds)
-    assert writes == [0, 11, 42, 63]  # at the start, after the first scan, 30 seconds of scans later, at the end
-
-
-def test_a_results_file_that_cannot_be_written_is_found_out_first(
-    files: list[ScanFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(file: ScanFile) -> Scan:
-        raise AssertionError("a scan was read")
-
-    monkeypatch.setattr(inference, "read_scan", never)
-    with pytest.raises(PredictionsError, match="cannot be written"):
-        infer(files, [localizer()], empty(), out=tmp_path / "nowhere" / "results.json")
+        infer(files, [broken], found := empty())
+    assert [case.id for case in found.cases] == list("fcae")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +304,12 @@ def test_a_results_file_that_cannot_be_written_is_found_out_first(
 )  # fmt: skip
 def test_workers_on_the_cpu(batches: int, threads: int | None, expected: tuple[int, int | None]) -> None:
     assert side_by_side(batches, threads) == expected
+
+
+def test_workers_that_are_asked_for() -> None:
+    assert side_by_side(2, 8, jobs=4) == (4, 2)
+    assert side_by_side(100, 2, jobs=3) == (3, 1)
+    assert side_by_side(100, 8, jobs=1) == (1, 8)
 
 
 def test_readers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,9 +328,8 @@ def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert side_by_side(100, 2) == (2, 1)
 
 
-def test_without_files_the_results_are_empty(tmp_path: Path) -> None:
-    assert infer([], [localizer()], empty(), out=tmp_path / "r.json").cases == []
-    assert read_predictions(tmp_path / "r.json").cases == []
+def test_without_files_the_results_are_empty() -> None:
+    assert infer([], [localizer()], empty()).cases == []
 
 
 def test_statuses(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from trt_landmarks.errors import TrtlmError
 
@@ -26,6 +27,17 @@ def write_text(path: str | Path, text: str, error: type[TrtlmError]) -> None:
 def write_bytes(path: str | Path, content: Buffer, error: type[TrtlmError]) -> None:
     """Write a file so that a reader sees the old or the new content, never half of it.
 
+    Raises:
+        error: as :func:`replacing`.
+    """
+    with replacing(path, error) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, error: type[TrtlmError]) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file's at the end, if nothing was raised: never half of it is seen.
+
     The content goes to a temporary file in the same folder, which then takes the name.  A symbolic link keeps
     pointing to its file.  Devices and pipes (``/dev/stdout``) are written to directly.
 
@@ -36,17 +48,18 @@ def write_bytes(path: str | Path, content: Buffer, error: type[TrtlmError]) -> N
     temporary: Path | None = None
     try:
         if path.exists() and not path.is_file():
-            path.write_bytes(content)
+            with path.open("wb") as stream:
+                yield stream
             return
         target = Path(os.path.realpath(path))
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         with temporary.open("xb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as problem:
-        raise error(f"{path}: cannot be written: {_reason(problem)}.", _write_remedy(path, problem)) from None
+        raise write_error(path, problem, error) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):  # the folder itself may be the problem
@@ -66,6 +79,11 @@ def make_folder(path: str | Path, error: type[TrtlmError]) -> Path:
         message = f"{path}: cannot be made a folder: {_reason(problem)}."
         raise error(message, "Name a folder at a place that you may write to.") from None
     return path
+
+
+def write_error(path: Path, problem: OSError, error: type[TrtlmError]) -> TrtlmError:
+    """The error for a file that cannot be written."""
+    return error(f"{path}: cannot be written: {_reason(problem)}.", _write_remedy(path, problem))
 
 
 def read_text(path: str | Path, error: type[TrtlmError], what: str) -> str:

@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -33,6 +34,8 @@ WAITING = 64
 GRACE = 1.0
 #: Seconds between two looks at whether all threads live, and between two calls of ``cancel``.
 LOOK = 0.05
+#: Threads that may be left behind, stuck in what they do, before all ends.
+LOSSES = 8
 
 
 class _Died(NamedTuple):
@@ -40,6 +43,42 @@ class _Died(NamedTuple):
 
     doing: str
     error: BaseException
+
+
+@dataclass(frozen=True)
+class Patience(Generic[Item, Loaded, Result]):
+    """What becomes of items that take too long.
+
+    Attributes:
+        late: seconds that a thread (its identifier is given) is late with what it is at; negative if it is not.
+        cancel: is to end early what such a thread is computing; called again and again.  A reader cannot be ended.
+        unread: what stands for an item whose reader is left behind.
+        uncomputed: the results of a batch whose worker is left behind, :data:`GRACE` seconds after it became late.
+    """
+
+    late: Callable[[int], float]
+    cancel: Callable[[int], None]
+    unread: Callable[[Item], Loaded]
+    uncomputed: Callable[[list[Loaded]], Result]
+
+
+@dataclass
+class _Seat(Generic[Loaded, Result]):
+    """What a thread is at; it is given to another thread if it takes too long.
+
+    Attributes:
+        work: of a worker; None for a reader.
+        thread: that has the seat.
+        at: index of the item that is read, or number of the batch that is computed; None while waiting.
+        loaded: what is computed.
+        lost: the thread was left behind: nobody waits for what it does.
+    """
+
+    work: Callable[[list[Loaded]], Result] | None = None
+    thread: threading.Thread = field(default_factory=threading.Thread)
+    at: int | None = None
+    loaded: list[Loaded] = field(default_factory=list)
+    lost: bool = False
 
 
 class Pipeline(Generic[Item, Loaded, Result]):
@@ -56,6 +95,7 @@ class Pipeline(Generic[Item, Loaded, Result]):
         name: an item in error messages.
         cancel: is to end early what the workers are computing, if that may take long; called again and again, by
             the thread that closes, until they have ended.
+        patience: what becomes of items that take too long; None: they are waited for.
     """
 
     def __init__(
@@ -68,6 +108,7 @@ class Pipeline(Generic[Item, Loaded, Result]):
         readers: int = 1,
         name: Callable[[Item], str] = str,
         cancel: Callable[[], None] = lambda: None,
+        patience: Patience[Item, Loaded, Result] | None = None,
     ) -> None:
         if batch < 1 or readers < 1 or not workers:
             raise ValueError("a pipeline needs a reader, a worker and batches of at least 1")
@@ -77,7 +118,9 @@ class Pipeline(Generic[Item, Loaded, Result]):
         self.ahead = len(workers) * batch + readers
         self._next = 0  # the batch that the caller gets next
         self._stopped = False
-        self._lock = threading.Lock()  # of the next two
+        self._patience = patience
+        self._losses = 0
+        self._lock = threading.Lock()  # of the next two, and of the seats
         self._asked = 0  # items that a reader has, or may take
         self._loaded: dict[int, dict[int, Loaded]] = {}  # batch -> item -> what was read
         self._to_read: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -85,8 +128,8 @@ class Pipeline(Generic[Item, Loaded, Result]):
         self._room: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._finished: dict[int, Result] = {}  # batch -> results that the caller has not taken yet
         self._news: queue.SimpleQueue[_Died | None] = queue.SimpleQueue()  # None: look what is finished
-        self._threads = [self._thread(f"reader-{n}", self._reader) for n in range(readers)]
-        self._threads += [self._thread(f"worker-{n}", self._worker, work) for n, work in enumerate(workers)]
+        self._seats: list[_Seat[Loaded, Result]] = [self._seat(f"reader-{n}", None) for n in range(readers)]
+        self._seats += [self._seat(f"worker-{n}", work) for n, work in enumerate(workers)]
 
     def __iter__(self) -> Iterator[Result]:
         """Results of batch after batch, in input order, each as soon as those before it are there.
@@ -95,8 +138,8 @@ class Pipeline(Generic[Item, Loaded, Result]):
             PipelineError: if a stage raised anything, or its thread ended in any other way: what and where.
             TrtlmError: as it is, if a stage raised one.
         """
-        for thread in self._threads:
-            thread.start()
+        for seat in self._seats:
+            seat.thread.start()
         self._ask(self.ahead)
         for _ in range(WAITING):
             self._room.put(True)
@@ -117,12 +160,12 @@ class Pipeline(Generic[Item, Loaded, Result]):
         thread ends with what it is doing, and does not keep the process alive).
         """
         self._stopped = True
-        for _ in self._threads:
+        for _ in self._seats:
             self._to_read.put(None)
             self._to_compute.put(None)
             self._room.put(False)
         end = time.monotonic() + GRACE
-        while (alive := [one for one in self._threads if one.is_alive()]) and time.monotonic() < end:
+        while (alive := [seat.thread for seat in self._seats if seat.thread.is_alive()]) and time.monotonic() < end:
             if self._next < self._batches:
                 self._cancel()
             alive[0].join(LOOK)
@@ -133,7 +176,8 @@ class Pipeline(Generic[Item, Loaded, Result]):
 
     def _wait(self) -> None:
         """Wait until a batch is finished; raise what a stage died of."""
-        dead = [thread.name for thread in self._threads if not thread.is_alive()]  # before looking for its last words
+        self._replace_who_is_late()
+        dead = [seat.thread.name for seat in self._seats if not seat.thread.is_alive()]  # before its last words
         try:
             died = self._news.get(timeout=LOOK)
         except queue.Empty:
@@ -146,20 +190,70 @@ class Pipeline(Generic[Item, Loaded, Result]):
             raise died.error
         raise PipelineError(f"{died.doing}: {_reason(died.error)}.") from died.error
 
-    def _thread(self, name: str, loop: Callable[..., None], *arguments: object) -> threading.Thread:
-        # Daemons, so that one that hangs in the operating system does not keep the process alive.
-        return threading.Thread(target=loop, args=arguments, name=name, daemon=True)
+    def _replace_who_is_late(self) -> None:
+        """End what takes too long; leave behind who cannot be ended, and go on with another thread."""
+        if self._patience is None:
+            return
+        for number, seat in enumerate(self._seats):
+            late = self._patience.late(seat.thread.ident or 0)
+            if late < 0 or seat.at is None:
+                continue
+            if seat.work is not None:
+                self._patience.cancel(seat.thread.ident or 0)
+                if late < GRACE:
+                    continue
+            with self._lock:  # it may have ended, or begun with another, meanwhile
+                seat.lost = seat.at is not None and self._patience.late(seat.thread.ident or 0) >= 0
+            if seat.lost:
+                self._seats[number] = self._replacement(seat, self._patience)
 
-    def _reader(self) -> None:
-        while (index := self._to_read.get()) is not None and not self._stopped:
+    def _replacement(
+        self, seat: _Seat[Loaded, Result], patience: Patience[Item, Loaded, Result]
+    ) -> _Seat[Loaded, Result]:
+        """A seat like the one of a thread that is left behind; what that was at is done with."""
+        assert seat.at is not None
+        self._losses += 1
+        if self._losses > LOSSES:
+            item = self._items[seat.at if seat.work is None else seat.at * self._batch]
+            doing = "reading" if seat.work is None else "computing"
+            raise PipelineError(
+                f"{self._name(item)}: {doing} takes too long, as it did for {LOSSES} others that are still at it.",
+                "Check the disk and the machine, or allow more time.",
+            )
+        if seat.work is None:
+            self._arrived(seat.at, patience.unread(self._items[seat.at]))
+        else:
+            self._finished[seat.at] = patience.uncomputed(seat.loaded)
+            self._news.put(None)
+        instead = self._seat(seat.thread.name, seat.work)
+        instead.thread.start()
+        return instead
+
+    def _seat(self, name: str, work: Callable[[list[Loaded]], Result] | None) -> _Seat[Loaded, Result]:
+        seat: _Seat[Loaded, Result] = _Seat(work)
+        loop = self._reader if work is None else self._worker
+        # Daemons, so that one that hangs in the operating system does not keep the process alive.
+        seat.thread = threading.Thread(target=loop, args=(seat,), name=name, daemon=True)
+        return seat
+
+    def _reader(self, seat: _Seat[Loaded, Result]) -> None:
+        while not seat.lost and (index := self._to_read.get()) is not None and not self._stopped:
             try:
-                self._load(index)
+                self._load(index, seat)
             except BaseException as error:
-                self._news.put(_Died(f"{self._name(self._items[index])}: reading", error))
+                self._died(seat, f"{self._name(self._items[index])}: reading", error)
                 return
 
-    def _load(self, index: int) -> None:
+    def _load(self, index: int, seat: _Seat[Loaded, Result]) -> None:
+        seat.at = index
         loaded = self._read(self._items[index])
+        with self._lock:
+            seat.at = None
+            if seat.lost:
+                return
+        self._arrived(index, loaded)
+
+    def _arrived(self, index: int, loaded: Loaded) -> None:
         number = index // self._batch
         with self._lock:
             arrived = self._loaded.setdefault(number, {})
@@ -168,20 +262,37 @@ class Pipeline(Generic[Item, Loaded, Result]):
         if complete:
             self._to_compute.put(number)
 
-    def _worker(self, work: Callable[[list[Loaded]], Result]) -> None:
-        while self._room.get() and (number := self._to_compute.get()) is not None and not self._stopped:
+    def _worker(self, seat: _Seat[Loaded, Result]) -> None:
+        while (
+            not seat.lost and self._room.get() and (number := self._to_compute.get()) is not None and not self._stopped
+        ):
             try:
-                self._compute(number, work)
+                self._compute(number, seat)
             except BaseException as error:
-                self._news.put(_Died(f"{self._name(self._items[number * self._batch])}: computing", error))
+                self._died(seat, f"{self._name(self._items[number * self._batch])}: computing", error)
                 return
 
-    def _compute(self, number: int, work: Callable[[list[Loaded]], Result]) -> None:
+    def _compute(self, number: int, seat: _Seat[Loaded, Result]) -> None:
+        assert seat.work is not None
         with self._lock:
             arrived = self._loaded.pop(number)
-        self._ask(len(arrived))
-        self._finished[number] = work([arrived[index] for index in sorted(arrived)])
+            seat.at, seat.loaded = number, [arrived[index] for index in sorted(arrived)]
+            del arrived
+        self._ask(len(seat.loaded))
+        results = seat.work(seat.loaded)
+        with self._lock:
+            seat.at, seat.loaded = None, []
+            if seat.lost:
+                return
+        self._finished[number] = results
         self._news.put(None)
+
+    def _died(self, seat: _Seat[Loaded, Result], doing: str, error: BaseException) -> None:
+        with self._lock:
+            if seat.lost:
+                return
+            seat.at, seat.loaded = None, []
+        self._news.put(_Died(doing, error))
 
     def _ask(self, count: int) -> None:
         """Let the readers read that many more."""

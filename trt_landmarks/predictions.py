@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trt_landmarks.case_result import CaseResult, read_case
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import read_text, replacing
 from trt_landmarks.result_fields import each, fields, inside, mapping, no_duplicates, text
 
 SCHEMA_VERSION = "1"
@@ -36,6 +37,11 @@ class Predictions:
     model: dict[str, Any]
     engine: dict[str, Any]
     cases: list[CaseResult] = field(default_factory=list)
+
+    def add(self, cases: Sequence[CaseResult]) -> None:
+        """Append cases; those that were appended just before count once (:data:`trt_landmarks.inference.Keep`)."""
+        if cases and not (self.cases and self.cases[-1] is cases[-1]):
+            self.cases += cases
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file.
@@ -79,15 +85,29 @@ class Predictions:
             PredictionsError: if the file cannot be written, or ``model`` or ``engine`` are not plain JSON data.
         """
         no_duplicates((case.id for case in self.cases), "case")
+        self.write_with(path, (case.to_dict() for case in self.cases))
+
+    def write_with(self, path: str | Path, cases: Iterable[dict[str, Any]]) -> None:
+        """Write the file with other cases than its own, which need not be in memory together.
+
+        Args:
+            path: where to.
+            cases: as :meth:`CaseResult.to_dict` gives them, with distinct ids.
+
+        Raises:
+            PredictionsError: as :meth:`write`.
+        """
         try:
             frame = _json(Predictions(self.task, self.model, self.engine).to_dict())
         except (TypeError, ValueError) as error:
             raise PredictionsError(f"{path}: model or engine cannot be written as JSON: {error}.") from None
-        # One case at a time: on the way to its text, a case takes much more memory than the text.
-        cases = ["\n  " + _json(case.to_dict()).replace("\n", "\n  ") + "," for case in self.cases]
-        if cases:
-            cases[-1] = cases[-1].removesuffix(",") + "\n "
-        write_text(path, "".join([frame.removesuffix("]\n}"), *cases, "]\n}\n"]), PredictionsError)
+        with replacing(path, PredictionsError) as stream:
+            stream.write(_encoded(frame.removesuffix("]\n}")))
+            separator = ""
+            for case in cases:
+                stream.write(_encoded(separator + "\n  " + _json(case).replace("\n", "\n  ")))
+                separator = ","
+            stream.write(_encoded("\n ]\n}\n" if separator else "]\n}\n"))
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -107,3 +127,8 @@ def read_predictions(path: str | Path) -> Predictions:
 
 def _json(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _encoded(content: str) -> bytes:
+    """UTF-8; what a file name has that is not text (a lone surrogate) becomes JSON's escape for it."""
+    return content.encode("utf-8", "backslashreplace")

@@ -19,6 +19,8 @@ from trt_landmarks.task import Intensity
 ALIGNED_TOLERANCE = 1e-5
 #: Positions this close (voxels) to the half-voxel border count as inside, so that rounding decides nothing.
 BORDER_TOLERANCE = 1e-6
+#: Voxels of 8 bits that are counted together.
+_COUNTED = 1 << 18
 
 
 def grid_to_voxel(grid: Grid, geometry: Geometry) -> Floats:
@@ -138,7 +140,9 @@ def intensity_range(voxels: NDArray[np.generic], intensity: Intensity) -> tuple[
     flat = voxels.reshape(-1)
     ranks = [round(p / 100 * (flat.size - 1)) for p in (intensity.low, intensity.high)]
     if flat.dtype == np.uint8:
-        cumulated = np.cumsum(np.bincount(flat, minlength=256))
+        # bincount makes integers of 8 bytes from what it is given
+        parts = (flat[start : start + _COUNTED] for start in range(0, flat.size, _COUNTED))
+        cumulated = np.cumsum(sum(np.bincount(part, minlength=256) for part in parts))
         low, high = (float(np.searchsorted(cumulated, rank, side="right")) for rank in ranks)
     else:
         low, high = (float(value) for value in np.partition(flat, ranks)[ranks])

@@ -174,16 +174,6 @@ def test_only_other_objects(thin: Scan, tmp_path: Path) -> None:
     assert cases(tmp_path) == ["ct"]
 
 
-def test_other_pictures_within_a_series(thin: Scan, tmp_path: Path) -> None:
-    write_series(tmp_path, thin, "1.2.3.4")
-    said = {"0008|0060": "CT", "0020|000e": "1.2.3.4", "0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}
-    write_slice(tmp_path / "scout", thin.voxels[0, :20], (1, 1), said)
-    shot = {"0008|0016": f"{STORAGE}.7", "0008|0060": "CT", "0020|000e": "1.2.3.4"}
-    write_slice(tmp_path / "shot", thin.voxels[0, :, :30], (1, 1), shot)
-    assert len(find_scans([tmp_path])) == 1
-    same(read_scan(tmp_path), thin)
-
-
 def test_a_secondary_capture_with_positions_is_a_volume(thin: Scan, tmp_path: Path) -> None:
     write_series(tmp_path, thin, tags={"0008|0016": f"{STORAGE}.7", "0008|0060": "OT"})
     same(read_scan(tmp_path), thin)

@@ -247,7 +247,7 @@ class _Toolkit:
         return found.points, {**stages, "other": rest, "write": 1000 * (done - located)}
 
     def folder(self, paths: Sequence[Path], out: Path) -> None:
-        from trt_landmarks.inference import infer
+        from trt_landmarks.runs.run import Run, Unfinished
         from trt_landmarks.scan import ScanFile
 
         if not self.pipelined:
@@ -255,10 +255,10 @@ class _Toolkit:
                 self.localize(path, out)
             return
         files = [ScanFile(f"scan{n}", path) for n, path in enumerate(paths)]
-        done = infer(files, self.localizers, self._predictions(), out=out)
-        for case in done.cases:
-            if case.error is not None:
-                raise EngineError(case.error.message, code=case.error.code)
+        outcome = Run(files, self._predictions(), out, Unfinished(overwrite=True)).go(self.localizers)
+        if outcome.exit_code:
+            why = outcome.problem or f"scans failed: {', '.join(outcome.found.failures)}"
+            raise EngineError(f"the folder could not be localized: {why}.")
 
     def _predictions(self) -> Any:
         from trt_landmarks.predictions import Predictions

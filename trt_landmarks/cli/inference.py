@@ -10,9 +10,24 @@ from typing import Annotated
 
 import typer
 
-from trt_landmarks.cli.options import Csv, Engine, Layout, Markups, Measurements, Model
+from trt_landmarks.cli.options import (
+    Csv,
+    Engine,
+    Jobs,
+    Layout,
+    LimitMemory,
+    Log,
+    Markups,
+    Measurements,
+    Model,
+    Overwrite,
+    Report,
+    Resume,
+    RetryFailed,
+    Timeout,
+)
 from trt_landmarks.cli.support import extra, progress_bar
-from trt_landmarks.errors import PipelineError
+from trt_landmarks.errors import TrtlmError
 
 
 def infer(
@@ -44,22 +59,36 @@ def infer(
     anonymize_key: Annotated[
         Path | None, typer.Option(help="File with a secret key, for the same hashes in every run. [default: random]")
     ] = None,
+    jobs: Jobs = None,
+    limit_memory: LimitMemory = None,
+    timeout: Timeout = None,
+    resume: Resume = False,
+    retry_failed: RetryFailed = False,
+    overwrite: Overwrite = False,
+    report: Report = None,
+    log: Log = None,
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
     from trt_landmarks.bundle import open_bundle
     from trt_landmarks.case_result import CaseResult
-    from trt_landmarks.inference import infer as run
+    from trt_landmarks.memory import parse_memory
     from trt_landmarks.outputs.writer import OutputWriter
     from trt_landmarks.predictions import Predictions
+    from trt_landmarks.runs.log import RunLog, printable
+    from trt_landmarks.runs.run import Limits, Run, Unfinished
     from trt_landmarks.scan import find_scans
     from trt_landmarks.scan.anonymize import anonymize as hide
     from trt_landmarks.scan.anonymize import nameless, read_key
     from trt_landmarks.task import add_measurements
-    from trt_landmarks.workers import open_workers, parse_devices
+    from trt_landmarks.workers import Workers, open_workers, parse_devices, within_memory
 
+    limit, gpus = parse_memory(limit_memory), parse_devices(devices)
+    unfinished = Unfinished(resume, retry_failed, overwrite)
     key = read_key(anonymize_key) if anonymize_key else None
     hidden = anonymize or key is not None
+    if resume and hidden and key is None:
+        raise TrtlmError("--resume knows no scan again under a random key.", "Give --anonymize-key.", code="usage")
     with nameless() if hidden else nullcontext():
         files = find_scans(scans, series=series, include=include or (), exclude=exclude or ())
     if hidden:
@@ -67,44 +96,52 @@ def infer(
     bundle = open_bundle(model)
     if measurements is not None:
         bundle = replace(bundle, task=add_measurements(bundle.task, measurements))
-    workers = open_workers(
-        bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
-        threads=threads, devices=parse_devices(devices),
-    )  # fmt: skip
-    with extra("figures"):
-        ids = [file.id for file in files]
-        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
+
+    def opened(jobs: int | None) -> Workers:
+        return open_workers(
+            bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
+            threads=threads, devices=gpus, jobs=jobs,
+        )  # fmt: skip
+
+    workers = opened(jobs)
+    if limit is not None:
+        workers = within_memory(workers, limit, batch, opened)
     chosen, note, prepared = workers.engine, workers.note, workers.preprocessing
     if not quiet:
         typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
-    predictions = Predictions(
+    header = Predictions(
         bundle.task.name,
         {"name": bundle.name, "path": str(bundle.root), "sha256": bundle.sha256},
         {"name": chosen.name, "precision": chosen.precision, "provider": chosen.provider, "note": note,
          "preprocessing": prepared},
     )  # fmt: skip
-    with progress_bar("scans", len(files), quiet) as advance:
+    log_file = RunLog(log)
+    run = Run(files, header, out, unfinished)  # before the writer empties a table
+    with extra("figures"):
+        ids = [file.id for file in files]
+        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
+    with progress_bar("scans", len(run.todo), quiet) as advance:
 
         def progress(case: CaseResult, done: int, count: int) -> None:
             advance(case.id)
             writer.case(case)
             if case.error is not None:
-                typer.echo(f"trtlm: {case.error.message}", err=True)
+                typer.echo(f"trtlm: {printable(case.error.message)}", err=True)
 
-        try:
-            run(files, workers.localizers, predictions, out=out, batch=batch, progress=progress, look=writer.draw)
-        except (KeyboardInterrupt, PipelineError) as end:
-            why = "interrupted" if isinstance(end, KeyboardInterrupt) else str(end).rstrip(".")
-            typer.echo(f"trtlm: {why}; {len(predictions.cases)} of {len(files)} scans are in {out}", err=True)
-            writer.finish(predictions.cases)
-            raise typer.Exit(1 if predictions.cases else 2) from None
-    writer.finish(predictions.cases)
+        outcome = run.go(
+            workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
+            settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
+            look=writer.draw, finish=writer.finish if csv or markups else None, problems=writer.problems,
+        )  # fmt: skip
+    found = outcome.found
     for problem in writer.problems:
-        typer.echo(f"trtlm: {problem}", err=True)
-    failed = sum(case.status == "failed" for case in predictions.cases)
-    if not quiet:
-        typer.echo(f"{len(files) - failed} of {len(files)} scans ok: {out}")
-    raise typer.Exit(2 if failed == len(files) else 1 if failed or writer.problems else 0)
+        typer.echo(f"trtlm: {printable(problem)}", err=True)
+    if outcome.status != "finished":
+        why = (outcome.problem or "interrupted").rstrip(".")
+        typer.echo(f"trtlm: {why}; {found.done} of {len(files)} scans are in {out}; go on with --resume", err=True)
+    elif not quiet:
+        typer.echo(f"{found.ok} of {len(files)} scans ok: {out}")
+    raise typer.Exit(outcome.exit_code)
 
 
 def evaluate(

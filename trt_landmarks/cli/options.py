@@ -35,3 +35,16 @@ Measurements = Annotated[
     Path | None, typer.Option(help="YAML file of distances and angles to measure, beside the task's own.")
 ]
 TaskFile = Annotated[Path | None, typer.Option("--task", help="Task file, instead of the model's.")]
+
+Timeout = Annotated[
+    float | None, typer.Option(min=0.001, help="Seconds for reading a scan, and for computing it, before it fails.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Scans computed side by side on the CPU. [default: as helps]")]
+LimitMemory = Annotated[
+    str | None, typer.Option(help="Memory for the whole process, such as 4G: fewer workers, fewer scans at a time.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off, or add to its results.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: compute failed scans again.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Throw away what an unfinished run computed.")]
+Report = Annotated[Path | None, typer.Option(help="Write a report of the run here (JSON).")]
+Log = Annotated[Path | None, typer.Option(help="Append a line for every scan to this file.")]

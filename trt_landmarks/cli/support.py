@@ -33,10 +33,13 @@ def progress_bar(what: str, count: int, quiet: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from trt_landmarks.runs.log import printable
+
+    name = TextColumn("{task.description}", markup=False)  # a scan may be called [red]
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task(what, total=count)
-        yield lambda name: bar.update(line, advance=1, description=name)
+        yield lambda name: bar.update(line, advance=1, description=printable(name))
 
 
 def read_json(path: Path) -> Any:

@@ -68,8 +68,12 @@ def finite(engine: Engine, graph: str, outputs: Arrays) -> Arrays:
 class Cancellable(Protocol):
     """An engine whose runs may take so long that it lets others end them."""
 
-    def cancel(self) -> None:
-        """Make the runs that are under way raise :class:`RunCancelled` soon; called from another thread."""
+    def cancel(self, thread: int | None = None) -> None:
+        """Make the runs under way raise :class:`RunCancelled` soon; called from another thread.
+
+        Args:
+            thread: identifier of the one whose run is meant; None for all.
+        """
         ...
 
 

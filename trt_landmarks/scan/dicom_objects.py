@@ -145,7 +145,9 @@ def list_series(folder: Path) -> DicomFolder | None:
             damaged.append(path)
     volumes: list[Series] = []
     for uid, slices in found.items():
-        for part in _parts(slices):
+        framed = [one for one in slices if one.size[2] > 1]
+        parts = [*([one] for one in framed), [one for one in slices if one.size[2] == 1]]
+        for part in filter(None, parts):
             if kind := _no_volume(part):
                 others[kind] += 1
                 continue
@@ -154,14 +156,6 @@ def list_series(folder: Path) -> DicomFolder | None:
             volumes.append(Series(name, part[0].number, tuple(part)))
     volumes.sort(key=lambda one: (int(one.number) if one.number.isdecimal() else 1 << 31, one.uid))
     return DicomFolder(folder, tuple(volumes), others, tuple(damaged))
-
-
-def _parts(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """A series taken apart: files of many frames each by itself, and its slices by kind: some have a scout inside."""
-    parts: dict[object, list[Slice]] = defaultdict(list)
-    for one in slices:
-        parts[one.path if one.size[2] > 1 else (one.localizer, one.components, one.sop_class)].append(one)
-    return list(parts.values())
 
 
 def counted(others: Counter[str]) -> str:

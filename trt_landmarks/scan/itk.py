@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
+from trt_landmarks.scan.dicom_lengths import lengths_fit
 from trt_landmarks.scan.formats import EXTENSIONS, extension
 from trt_landmarks.scan.limits import check_count
 from trt_landmarks.scan.problems import COPY_AGAIN, bad_components, bad_direction, no_memory, not_there, truncated
@@ -28,9 +29,16 @@ def sitk() -> Any:
 
 
 def open_header(path: Path) -> Any:
-    """A reader that has seen the file's header and nothing more."""
+    """A reader that has seen the file's header and nothing more.
+
+    Raises:
+        RuntimeError: ITK's own, or for a DICOM file for which it would take memory without bound.
+    """
+    kind = EXTENSIONS.get(extension(path)) or DICOM
+    if kind == DICOM and not lengths_fit(path):
+        raise RuntimeError("an element is longer than its file")
     reader = sitk().ImageFileReader()
-    reader.SetImageIO(EXTENSIONS.get(extension(path)) or DICOM)
+    reader.SetImageIO(kind)
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     return reader

@@ -99,6 +99,9 @@ def check_meta(path: Path) -> None:
     channels = _sizes(path, fields.get("ElementNumberOfChannels", "1"))
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     size = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U"), 0))
+    if not size or _sizes(path, fields["NDims"]) != [len(sizes)]:  # MetaIO would tell standard error so
+        message = f"{path}: its header is damaged: its voxels' type or the number of its axes makes no sense."
+        raise ScanError(message, COPY_AGAIN)
     needed = check_count(path, sizes + channels) * size
 
     named = fields["ElementDataFile"]

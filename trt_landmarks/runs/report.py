@@ -1,0 +1,206 @@
+"""The report of a run: what ran where, how much of it went well, and how long it took.
+
+``run_report.schema.json`` in the package describes it for other tools (JSON Schema 2020-12).  It names no host and no
+paths but those that the user named.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from trt_landmarks import __version__
+from trt_landmarks.errors import TrtlmError
+from trt_landmarks.files import write_text
+from trt_landmarks.memory import resident_memory
+from trt_landmarks.predictions import Predictions
+
+SCHEMA_VERSION = "1"
+#: The report's JSON Schema.
+SCHEMA_FILE = Path(__file__).parent.with_name("run_report.schema.json")
+#: Packages whose versions may change results.
+PACKAGES = ("numpy", "onnxruntime", "SimpleITK", "isal", "tensorrt-cu13", "tensorrt-rtx-cu13", "nvidia-dali-cuda130")
+
+
+@dataclass
+class Tally:
+    """What came of the cases.
+
+    Attributes:
+        scans: that were named.
+        ok: cases with landmarks, of those that were named.
+        failures: code to number of failed cases, of those that were named.
+        warnings: code to number of cases with it, the same.
+        before: cases that an earlier run had done.
+        computed: cases of this run.
+        stages: step to its milliseconds in each case of this run.
+    """
+
+    scans: int
+    ok: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    before: int = 0
+    computed: int = 0
+    stages: dict[str, array[float]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Failed cases."""
+        return self.failures.total()
+
+    @property
+    def done(self) -> int:
+        """Cases."""
+        return self.ok + self.failed
+
+
+def tally(cases: Iterable[Mapping[str, Any]], named: Container[str], before: Container[str], scans: int) -> Tally:
+    """Count cases as they are in the results file.
+
+    Args:
+        cases: all of the results file.
+        named: ids of the scans that were named in this run.
+        before: ids of the cases that an earlier run had done.
+        scans: how many were named.
+    """
+    found = Tally(scans)
+    for case in cases:
+        if case["id"] not in named:
+            continue
+        if case["error"] is None:
+            found.ok += 1
+        else:
+            found.failures[case["error"]["code"]] += 1
+        found.warnings.update({warning["code"] for warning in case.get("warnings", ())})
+        if case["id"] in before:
+            found.before += 1
+            continue
+        found.computed += 1
+        for step, milliseconds in case["timing_ms"].items():
+            found.stages.setdefault(step, array("d")).append(milliseconds)
+    return found
+
+
+def run_report(
+    header: Predictions,
+    out: Path,
+    found: Tally,
+    settings: Mapping[str, Any],
+    *,
+    started: datetime,
+    seconds: float,
+    status: str,
+    problem: str | None,
+    exit_code: int,
+) -> dict[str, Any]:
+    """The report.
+
+    Args:
+        header: task, model and engine.
+        out: the results file, as the user named it.
+        found: what came of the cases.
+        settings: what the user chose.
+        started: when, with its time zone.
+        seconds: that the run took.
+        status: ``finished``, ``interrupted`` or ``failed``.
+        problem: what ended a failed run.
+        exit_code: of the command.
+    """
+    stages = {
+        step: {
+            "sum": round(sum(values), 3),
+            "median": round(statistics.median(values), 3),
+            "max": round(max(values), 3),
+        }
+        for step, values in found.stages.items()
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "problem": problem,
+        "exit_code": exit_code,
+        "started": started.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "results": str(out),
+        "task": header.task,
+        "model": {key: header.model.get(key) for key in ("name", "sha256")},
+        "engine": {key: header.engine.get(key) for key in ("name", "precision", "provider", "preprocessing")},
+        "settings": dict(settings),
+        "versions": {"trt-landmarks": __version__, "python": platform.python_version(), **_versions()},
+        "machine": _machine(),
+        "counts": {
+            "scans": found.scans,
+            "ok": found.ok,
+            "failed": found.failed,
+            "not_done": found.scans - found.done,
+            "computed": found.computed,
+            "from_before": found.before,
+        },
+        "failures": dict(sorted(found.failures.items())),
+        "warnings": dict(sorted(found.warnings.items())),
+        "seconds": round(seconds, 3),
+        "scans_per_second": round(found.computed / seconds, 4) if seconds > 0 else None,
+        "stages_ms": stages,
+        "peak_memory_bytes": _peak(),
+    }
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report.
+
+    Raises:
+        TrtlmError: if it cannot be written.
+    """
+    write_text(path, json.dumps(report, indent=1) + "\n", TrtlmError)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    """Facts of the machine that decide how fast it is; nothing that tells which machine it is."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        memory = None
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": cores,
+        "memory_bytes": memory,
+    }
+
+
+def _processor() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _peak() -> int | None:
+    try:
+        return resident_memory(peak=True)
+    except TrtlmError:
+        return None

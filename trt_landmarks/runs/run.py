@@ -1,0 +1,228 @@
+"""A run over many scans: its journal, its results file, its log and its report."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trt_landmarks.case_result import CaseResult, read_case
+from trt_landmarks.errors import PipelineError, TrtlmError
+from trt_landmarks.inference import AnyLocalizer, Look, Progress, infer
+from trt_landmarks.memory import MemoryBudget
+from trt_landmarks.predictions import Predictions
+from trt_landmarks.runs.journal import resume_journal, start_journal
+from trt_landmarks.runs.log import RunLog
+from trt_landmarks.runs.report import Tally, run_report, tally, write_report
+from trt_landmarks.runs.scan_state import scan_state
+from trt_landmarks.scan import ScanFile
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What is done with what an earlier run left.
+
+    Attributes:
+        resume: go on with it.
+        retry_failed: going on, compute failed cases again.
+        overwrite: throw its journal away.
+
+    Raises:
+        TrtlmError: if these contradict each other.
+    """
+
+    resume: bool = False
+    retry_failed: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise TrtlmError("--resume and --overwrite contradict each other.", "Give one of them.", code="usage")
+        if self.retry_failed and not self.resume:
+            raise TrtlmError("--retry-failed needs --resume.", "Give both.", code="usage")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take.
+
+    Attributes:
+        timeout: seconds for reading a scan, and for computing it; None for any time.
+        memory: of all scans that are in memory; None for as many as are read ahead.
+    """
+
+    timeout: float | None = None
+    memory: MemoryBudget | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: ``finished``, ``interrupted`` or ``failed``.
+        problem: what ended a failed run.
+        found: what came of the cases.
+        flawed: whether something besides the cases went wrong.
+    """
+
+    status: str
+    problem: str | None
+    found: Tally
+    flawed: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all scans ok; 1 some are; 2 none is."""
+        if self.status != "finished":
+            return 1 if self.found.done else 2
+        if not self.found.failed:
+            return int(self.flawed)
+        return 2 if self.found.failed == self.found.scans else 1
+
+
+class Run:
+    """A run that has its journal, and knows what is left to do; :meth:`go` ends it.
+
+    Args:
+        files: the scans.
+        header: task, model and engine of the results file; its cases do not count.
+        out: the results file.
+        unfinished: what is done with what an earlier run left.
+
+    Attributes:
+        todo: the files that are not done.
+
+    Raises:
+        PredictionsError: see :func:`~trt_landmarks.runs.journal.start_journal` and
+            :func:`~trt_landmarks.runs.journal.resume_journal`.
+    """
+
+    def __init__(
+        self, files: Sequence[ScanFile], header: Predictions, out: Path, unfinished: Unfinished = Unfinished()
+    ) -> None:
+        self._files, self._header, self._out, self._unfinished = files, header, out, unfinished
+        self._states = {file.id: scan_state(file.path) for file in files}  # before any of them is read
+        self._kept: set[str] = set()
+        if unfinished.resume:
+            self._journal, self._kept = resume_journal(out, header, files, self._states, retry=unfinished.retry_failed)
+        else:
+            self._journal = start_journal(out, header, unfinished.overwrite)
+        self.todo = [file for file in files if file.id not in self._kept]
+
+    def go(
+        self,
+        localizers: Sequence[AnyLocalizer],
+        *,
+        batch: int = 1,
+        readers: int | None = None,
+        limits: Limits = Limits(),
+        log: RunLog | None = None,
+        report: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        progress: Progress = lambda case, done, count: None,
+        look: Look = lambda case, scan: None,
+        finish: Callable[[Sequence[CaseResult]], None] | None = None,
+        problems: Sequence[str] = (),
+    ) -> Outcome:
+        """Do what is left, and write results and report, whatever ends it.
+
+        Ctrl-C and SIGTERM end it cleanly.  The journal is removed if all is done.
+
+        Args:
+            localizers: see :func:`trt_landmarks.inference.infer`.
+            batch: the same.
+            readers: the same.
+            limits: what it may take.
+            log: receives a line for every case.
+            report: where the report goes.
+            settings: further settings to report.
+            progress: called after every case, in order.
+            look: see :func:`trt_landmarks.inference.infer`.
+            finish: called with the cases of ``files``, all in memory, when the results file is written.
+            problems: what went wrong besides the cases; it may grow while the run goes on.
+
+        Raises:
+            TrtlmError: if results or report cannot be written, or if no case of the run can be computed.
+        """
+        log = log or RunLog()
+        started, clock = datetime.now(timezone.utc), time.monotonic()
+        log.say(f"{len(self.todo)} of {len(self._files)} scans to do, model {self._header.model['name']}, "
+                f"engine {self._header.engine['name']}")  # fmt: skip
+
+        def tell(case: CaseResult, done: int, count: int) -> None:
+            log.case(case, done, count)
+            progress(case, done, count)
+
+        status, problem, raised = "finished", None, None
+        try:
+            with _terminable():
+                infer(
+                    self.todo, localizers, lambda cases: self._journal.add(cases, self._states), batch=batch,
+                    readers=readers, progress=tell, look=look, timeout=limits.timeout,
+                    memory=limits.memory,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            status = "interrupted"
+        except PipelineError as error:
+            status, problem = "failed", str(error)
+        except BaseException as error:
+            status, problem, raised = "failed", str(error) or type(error).__name__, error
+        try:
+            outcome = Outcome(status, problem, self._finish(status, finish), bool(problems))
+        except BaseException:
+            self._journal.close()
+            raise
+        log.say(f"{status}: {outcome.found.ok} ok, {outcome.found.failed} failed" + (f": {problem}" if problem else ""))
+        if report is not None:
+            chosen = {
+                "batch": batch, "jobs": len(localizers), "timeout_s": limits.timeout, "limit_memory_bytes": None,
+                "resume": self._unfinished.resume, "retry_failed": self._unfinished.retry_failed, **(settings or {}),
+            }  # fmt: skip
+            content = run_report(
+                self._header, self._out, outcome.found, chosen, started=started, seconds=time.monotonic() - clock,
+                status=status, problem=problem, exit_code=2 if raised else outcome.exit_code,
+            )  # fmt: skip
+            write_report(report, content)
+        if raised is not None:
+            raise raised
+        return outcome
+
+    def _finish(self, status: str, finish: Callable[[Sequence[CaseResult]], None] | None) -> Tally:
+        """Write the results file; the journal goes if the run is complete."""
+        named = self._states.keys()
+        found = tally(self._journal.cases(), named, self._kept, len(self._files))
+        self._journal.write_results(self._header, self._out, self._files)
+        if finish is not None:
+            order = {file.id: number for number, file in enumerate(self._files)}
+            cases = [read_case(case) for case in self._journal.cases() if case["id"] in order]
+            finish(sorted(cases, key=lambda case: order[case.id]))
+        if status == "finished":
+            self._journal.remove()
+        else:
+            self._journal.close()
+        return found
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does; only the main thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
