@@ -12,7 +12,7 @@ import numpy as np
 
 from trt_landmarks.bench.child import Child
 from trt_landmarks.bench.measure import Say
-from trt_landmarks.bench.ways import Spec
+from trt_landmarks.bench.ways import NETS_FILE, Spec
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.errors import EngineError
 from trt_landmarks.scan import Scan
@@ -24,7 +24,7 @@ PATIENCE = 120.0
 def prepare_nets(bundle: Bundle, scan: Scan, folder: Path, run: Path | None = None) -> None:
     """Write the nets for the processes of PyTorch, and inputs to try them on.
 
-    ``nets.pt``: graph name to net, folded; ``script.pt``: the script's nets, as trained; ``inputs.npz``.
+    :data:`~trt_landmarks.bench.ways.NETS_FILE`: their weights, as trained; ``inputs.npz``.
 
     Args:
         bundle: the model.
@@ -38,13 +38,11 @@ def prepare_nets(bundle: Bundle, scan: Scan, folder: Path, run: Path | None = No
         EngineError: if the run is of another task.
         ModuleNotFoundError: if a package is missing.
     """
-    import torch
+    from safetensors.torch import save_file
 
-    from trt_landmarks.bench.script import script_nets
     from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
     from trt_landmarks.export.parity import real_inputs
     from trt_landmarks.localizer import Localizer
-    from trt_landmarks.nets.folding import folded
 
     if run is not None:
         from trt_landmarks.training.checkpoint import load_checkpoint
@@ -57,8 +55,8 @@ def prepare_nets(bundle: Bundle, scan: Scan, folder: Path, run: Path | None = No
         from trt_landmarks.export.weights import nets_from_bundle
 
         nets = nets_from_bundle(bundle, [scan])
-    torch.save(script_nets(bundle.task, nets), folder / "script.pt")
-    torch.save({graph: folded(net) for graph, net in nets.items()}, folder / "nets.pt")
+    weights = {f"{graph}/{name}": value for graph, net in nets.items() for name, value in net.state_dict().items()}
+    save_file(weights, folder / NETS_FILE)
     localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
     np.savez(folder / "inputs.npz", **real_inputs(localizer, [scan]))  # type: ignore[arg-type]
 

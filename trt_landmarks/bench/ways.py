@@ -20,9 +20,12 @@ from trt_landmarks.errors import EngineError
 from trt_landmarks.layouts import NETS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trt_landmarks.geometry import Floats
     from trt_landmarks.inference import AnyLocalizer
     from trt_landmarks.scan import Scan
+    from trt_landmarks.task import Task
 
 SCRIPT, TORCH, BEST = "script", "torch", "torch-best"
 #: Ways that others are compared with.
@@ -34,6 +37,9 @@ ONNXRUNTIME, CUDA, DALI = "onnxruntime", "onnxruntime-cuda", "dali"
 PREPROCESSING = ("preprocess-reference", "preprocess-dali")
 #: What ``--engines`` may name.
 ENGINES = (*BASELINES, ONNXRUNTIME, CUDA, *FLAVOURS, DALI)
+
+#: The file of PyTorch's weights, in the folder that the processes share.
+NETS_FILE = "nets.safetensors"
 
 #: Stages of a scan in their order; graphs over a whole scan have others between ``normalize`` and ``write``.
 STAGES = (
@@ -164,22 +170,39 @@ def open_way(spec: Spec) -> Opened:
     return _Toolkit(bundle, spec)
 
 
-def load_nets(spec: Spec, name: str) -> Any:
-    """What :func:`trt_landmarks.bench.pytorch.prepare_nets` wrote for the processes of this benchmark."""
+def load_nets(spec: Spec, task: Task) -> dict[str, nn.Module]:
+    """The nets with the weights that :func:`trt_landmarks.bench.pytorch.prepare_nets` wrote: graph name to net."""
     import torch
+    from safetensors.torch import load_file
+
+    from trt_landmarks.nets.model import build_nets
 
     torch.set_num_threads(spec.threads)
-    return torch.load(Path(spec.nets) / name, weights_only=False)
+    weights, nets = load_file(Path(spec.nets) / NETS_FILE), build_nets(task)
+    for graph, net in nets.items():
+        start = f"{graph}/"
+        net.load_state_dict({
+            name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)
+        })  # fmt: skip
+        net.eval()
+    return nets
+
+
+def folded_nets(spec: Spec, task: Task) -> dict[str, nn.Module]:
+    """The same, batch normalization folded."""
+    from trt_landmarks.nets.folding import folded
+
+    return {graph: folded(net) for graph, net in load_nets(spec, task).items()}
 
 
 class _Script:
     def __init__(self, bundle: Bundle, spec: Spec) -> None:
         import SimpleITK as sitk  # noqa: N813
 
-        from trt_landmarks.bench.script import Script
+        from trt_landmarks.bench.script import Script, script_nets
 
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(spec.threads)
-        nets = load_nets(spec, "script.pt")
+        nets = script_nets(bundle.task, load_nets(spec, bundle.task))
         self.note = f"PyTorch on {spec.device}"
         self._script = Script(bundle.task, bundle.mean_shape, nets, spec.device)
 
@@ -218,11 +241,11 @@ class _Toolkit:
         elif spec.engine == TORCH:
             from trt_landmarks.engines.torch import TorchEngine
 
-            engine = TorchEngine(load_nets(spec, "nets.pt"), spec.device)
+            engine = TorchEngine(folded_nets(spec, bundle.task), spec.device)
         else:
             from trt_landmarks.bench.best import TunedTorchEngine, Variant
 
-            nets = load_nets(spec, "nets.pt")
+            nets = folded_nets(spec, bundle.task)
             variants = {graph: Variant(**variant) for graph, variant in spec.variants.items()}
             engine = TunedTorchEngine(nets, variants, spec.device)
         self.note = f"{engine.name} {engine.precision} on {engine.provider}"

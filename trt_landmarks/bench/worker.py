@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_landmarks.bench.machine import peak_resident
-from trt_landmarks.bench.ways import Opened, Spec, load_nets, open_way
+from trt_landmarks.bench.ways import Opened, Spec, folded_nets, open_way
 from trt_landmarks.errors import TrtlmError
 
 
@@ -58,10 +58,10 @@ class _Worker:
         from trt_landmarks.bundle import open_bundle
 
         assert self.spec is not None
-        self.nets = self.nets or load_nets(self.spec, "nets.pt")
         with np.load(inputs) as arrays:
             array = arrays[graph]
         task = open_bundle(self.spec.model).task
+        self.nets = self.nets or folded_nets(self.spec, task)
         return trial(task, graph, self.nets[graph], array, Variant(**variant), self.spec.device)
 
 
