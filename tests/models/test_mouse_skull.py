@@ -21,7 +21,8 @@ from trt_landmarks.engines.flavours import RTX
 from trt_landmarks.engines.plan_record import PlanRecord
 from trt_landmarks.engines.select import open_engine
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.localization import Localization
+from trt_landmarks.localizer import Localizer
 from trt_landmarks.metrics import evaluate_points
 from trt_landmarks.scan import Scan, read_scan
 
