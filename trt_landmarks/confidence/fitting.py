@@ -119,14 +119,14 @@ def _fit(task: Task, shape: ShapeModel, data: Sample) -> ConfidenceModel:
     scores = np.zeros_like(data.errors)
     for case in data.cases:  # what a score means is seen on cases that it was not fitted to
         here = data.case == case
-        scores[here] = _fit_score(data.where(~here), large_mm)(data.signs[here])
+        scores[here] = fit_score(data.where(~here), large_mm)(data.signs[here])
     columns = np.stack([scores[known], np.ones(known.sum())], axis=1)
     slope, constant = _logistic(columns, large[known], np.full(2, 1e-6))
     steepness = max(float(slope), 1e-3)
     model = ConfidenceModel(
         task.landmarks,
         shape,
-        _fit_score(data, large_mm),
+        fit_score(data, large_mm),
         _fit_table(scores[known], data.errors[known]),
         large_mm,
         steepness,
@@ -138,7 +138,7 @@ def _fit(task: Task, shape: ShapeModel, data: Sample) -> ConfidenceModel:
     return replace(model, low_below=1 / (1 + np.exp(steepness * (flagged - model.even))))
 
 
-def _fit_score(data: Sample, large_mm: float) -> Score:
+def fit_score(data: Sample, large_mm: float) -> Score:
     """Logistic regression of large errors on the standardized signs and a term for each landmark."""
     known, count = data.known, data.errors.shape[1]
     raw = data.signs[known]

@@ -120,6 +120,7 @@ def judge_others(model: ConfidenceModel, observations: Sequence[Observation]) ->
         rows.append({
             "scan": one.case,
             "kind": one.kind,
+            "strength": round(one.strength, 2),
             "median_error_mm": _rounded(np.nanmedian(one.errors)) if np.isfinite(one.errors).any() else None,
             "flagged": bool(said.wrong_anatomy),
         })  # fmt: skip

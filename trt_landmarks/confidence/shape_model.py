@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trt_landmarks.errors import DatasetError
 from trt_landmarks.geometry import Floats, rigid_rotation
@@ -26,6 +25,8 @@ FEWEST_SHAPES = 8
 MOST_MODES = 12
 #: Degrees of freedom of the t distribution whose weights outliers get.
 FREEDOM = 3.0
+#: Mean length of a vector of three standard normal numbers.
+MEAN_DISTANCE = float(np.sqrt(8 / np.pi))
 #: Rounds of alignment and weighting.
 ROUNDS = 8
 
@@ -110,10 +111,10 @@ def fit_shape_model(shapes: Floats) -> ShapeModel:
         )
     aligned = _aligned(shapes)
     most = min(MOST_MODES, len(shapes) - 3)
-    errors = np.stack([_left_out(aligned, count) for count in range(most + 1)])  # [K + 1, C, N]
-    count = int(np.argmin(np.mean(errors**2, axis=(1, 2))))
-    per_landmark = np.mean(errors[count] ** 2, axis=0) / 3
-    noise = np.sqrt(0.5 * per_landmark + 0.5 * per_landmark.mean())  # few shapes: half of it is everybody's
+    distances = np.stack([_left_out(aligned, count) for count in range(most + 1)])  # [K + 1, C, N]
+    count = int(np.argmin(distances.mean(axis=(1, 2))))
+    variance = (distances[count].mean(axis=0) / MEAN_DISTANCE) ** 2
+    noise = np.sqrt(0.5 * variance + 0.5 * variance.mean())  # few shapes: half of it is everybody's
     mean, modes = _principal(aligned, count)
     return ShapeModel(mean, modes, noise)
 
@@ -143,19 +144,13 @@ def _left_out(aligned: Floats, count: int) -> Floats:
     """``[C, N]`` distances of a shape's landmarks from where the others expect them, by a model without the shape."""
     distances = []
     for case, shape in enumerate(aligned):
-        mean, modes = _principal(np.delete(aligned, case, axis=0), count)
-        rest = np.delete(aligned, case, axis=0) - mean
-        left = rest - np.einsum("ck,kni->cni", np.einsum("cni,kni->ck", rest, _directions(modes)), _directions(modes))
-        noise = np.full(len(shape), max(float(np.sqrt(np.mean(left**2))), 1e-6))
-        difference, _ = ShapeModel(mean, modes, noise)._expected(shape, np.ones(len(shape)))
-        distances.append(np.linalg.norm(difference, axis=1))
+        others = np.delete(aligned, case, axis=0)
+        mean, modes = _principal(others, count)
+        total = ((others - mean) ** 2).sum() / (len(others) - 1)
+        rest = max((total - (modes**2).sum()) / shape.size, 1e-12)  # the variance that the modes leave, along one axis
+        model = ShapeModel(mean, modes, np.full(len(shape), np.sqrt(rest)))
+        distances.append(model.residuals(shape, np.ones(len(shape))).distance_mm)
     return np.stack(distances)
-
-
-def _directions(modes: Floats) -> Floats:
-    """Modes of unit length."""
-    length: NDArray[np.float64] = np.linalg.norm(modes, axis=(1, 2), keepdims=True)
-    return modes / np.maximum(length, 1e-12)
 
 
 def _similarity(mean: Floats, points: Floats, weights: Floats) -> tuple[Floats, float, Floats]:
