@@ -21,10 +21,12 @@ from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_
 from trt_landmarks import inference, pipeline
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.case_result import CaseResult
+from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.inference import case_result, readers_for, side_by_side
+from trt_landmarks.localization import Localization, Reliability
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import Predictions, read_predictions
 from trt_landmarks.runs.journal import journal_path
@@ -330,6 +332,32 @@ def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_files_the_results_are_empty() -> None:
     assert infer([], [localizer()], empty()).cases == []
+
+
+class Judge(ConfidenceModel):
+    """Says the same of every scan, however high the heat maps are."""
+
+    def __init__(self, wrong: bool) -> None:
+        object.__setattr__(self, "wrong", wrong)
+
+    def judge(self, found: Localization) -> Localization:
+        count = len(found.points)
+        low = np.arange(count) < 2
+        errors = Reliability(np.full(count, 0.25), np.full(count, 0.5), low, self.wrong)  # type: ignore[attr-defined]
+        return replace(found, confidence=np.full(count, 0.75), reliability=errors)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_confidence_says_becomes_part_of_the_result(tmp_path: Path, wrong: bool) -> None:
+    put(tmp_path, "a", 20)
+    judging = Localizer(TASK, HEAD, Reader(), confidence=Judge(wrong))
+    (case,) = infer(find_scans([tmp_path]), [judging], empty()).cases
+    assert [mark.status for mark in case.landmarks] == ["low_confidence"] * 2 + ["located"] * 5
+    assert all(mark.confidence == 0.75 for mark in case.landmarks)
+    expected = (None, None) if wrong else (0.25, 0.5)
+    assert all((mark.expected_error_mm, mark.error_90_mm) == expected for mark in case.landmarks)
+    assert [warning.code for warning in case.warnings] == (["not_this_anatomy"] if wrong else [])
+    assert not wrong or "a.mha: does not look like a scan of the task small" in case.warnings[0].message
 
 
 def test_statuses(tmp_path: Path) -> None:

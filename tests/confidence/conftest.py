@@ -42,7 +42,9 @@ def observations(cases: int, scans: int = 12, seed: int = 0) -> list[Observation
                 expected = np.full_like(truth, np.nan)
             plane = SlicePlane(TASK.groups[0], points[4], np.array([1.0, 0, 0]))
             found = Localization(points, peaks, points + 1, (plane,), {})
-            seen.append(Observation(f"case{number}", "clean" if scan == 0 else "made", part, float(scan), found, expected))
+            seen.append(
+                Observation(f"case{number}", "clean" if scan == 0 else "made", part, float(scan), found, expected)
+            )
     return seen
 
 

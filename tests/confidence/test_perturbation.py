@@ -49,7 +49,9 @@ def test_the_annotation_stays_at_what_it_marks(made: list[Perturbed], kind: str)
 
 
 def test_every_kind_is_made_in_every_range(made: list[Perturbed]) -> None:
-    expected = {("clean", MILD), ("mix", MILD)} | {(kind, part) for kind, how in KINDS.items() for part in how.strengths}
+    expected = {("clean", MILD), ("mix", MILD)} | {
+        (kind, part) for kind, how in KINDS.items() for part in how.strengths
+    }
     assert {(one.kind, one.range) for one in made} == expected
     for one in made[1:]:
         if one.kind in KINDS:

@@ -99,7 +99,7 @@ def load_observations(path: str | Path, task: Task) -> list[Observation]:
         DatasetError: if it is not such a file or is of another task.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
         if kept["points"].shape[1:] != (len(task.landmarks), 3):
             raise DatasetError(
