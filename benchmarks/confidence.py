@@ -167,7 +167,7 @@ def main() -> None:
     if options.kept is not None and options.kept.is_file():
         strange = load_observations(options.kept, bundle.task)
     else:
-        localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
+        localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.cpu_graphs))
         strange = [observe(localizer, made) for made in others(bundle, cases, options.others)]
         if options.kept is not None:
             save_observations(options.kept, strange)

@@ -34,8 +34,8 @@ def confidence(
 ) -> None:
     """Fit a model's confidence and expected errors on its validation scans and put them into the bundle.
 
-    The scans are perturbed in 40 ways each, which gives the errors to learn from; all is measured on cases left out.
-    That of a shipped model goes to the user's cache folder.  Builds are made again afterwards.
+    The scans are perturbed in about 40 ways each, which gives the errors to learn from; all is measured on cases left
+    out. That of a shipped model goes to the user's cache folder. Builds of another bundle are to be made again.
     """
     from trt_landmarks.bundle import attach_confidence, open_bundle
 

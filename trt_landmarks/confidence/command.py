@@ -89,7 +89,7 @@ def gather(
         if {one.case for one in seen} != {case.id for case in cases}:
             raise DatasetError(f"{kept}: is not of the validation cases.", "Remove it, or name another file.")
         return seen
-    localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs, threads=threads))
+    localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.cpu_graphs, threads=threads))
     seen = []
     for case in cases:
         seen += observe_case(localizer, case, seed=seed)
