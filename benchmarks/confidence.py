@@ -72,7 +72,7 @@ def others(bundle: Bundle, cases: tuple[Case, ...], folder: Path | None) -> Iter
             yield Perturbed(small, nothing, "brain", WRONG, 0.0)
     frame = read_scan(cases[0].image)
     random = np.random.default_rng(0)
-    place = frame.geometry.voxel_to_world(np.stack(np.indices(frame.geometry.size), axis=-1)).transpose(2, 1, 0, 3)
+    place = frame.geometry.voxel_to_world(np.stack([*np.indices(frame.geometry.size)], axis=-1)).transpose(2, 1, 0, 3)
     ball = np.linalg.norm(place - frame.geometry.centre, axis=-1) < np.ptp(cases[0].points, axis=0).max() / 3
     point = np.zeros(frame.voxels.shape, np.uint8)
     point[0, 0, 0] = 1

@@ -17,16 +17,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_task
+from tests.synthetic import HEAD, Judge, about, head_geometry, rotation, single, small_task
 from trt_landmarks import inference, pipeline
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.case_result import CaseResult
-from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.inference import case_result, readers_for, side_by_side
-from trt_landmarks.localization import Localization, Reliability
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import Predictions, read_predictions
 from trt_landmarks.runs.journal import journal_path
@@ -332,19 +330,6 @@ def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_files_the_results_are_empty() -> None:
     assert infer([], [localizer()], empty()).cases == []
-
-
-class Judge(ConfidenceModel):
-    """Says the same of every scan, however high the heat maps are."""
-
-    def __init__(self, wrong: bool) -> None:
-        object.__setattr__(self, "wrong", wrong)
-
-    def judge(self, found: Localization) -> Localization:
-        count = len(found.points)
-        low = np.arange(count) < 2
-        errors = Reliability(np.full(count, 0.25), np.full(count, 0.5), low, self.wrong)  # type: ignore[attr-defined]
-        return replace(found, confidence=np.full(count, 0.75), reliability=errors)
 
 
 @pytest.mark.parametrize("wrong", [False, True])

@@ -37,6 +37,9 @@ Look = Callable[[CaseResult, Scan], None]
 #: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
 Keep = Callable[[Sequence[CaseResult]], None]
 
+#: Code of the warning of a case whose landmarks are not to be relied on at all.
+NOT_THIS_ANATOMY = "not_this_anatomy"
+
 #: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
 MOST_WORKERS = 4
 #: Readers beside GPUs, at most: each takes memory for what it reads.
@@ -186,7 +189,7 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
 
 def _wrong_anatomy(file: ScanFile, task: Task) -> CaseWarning:
     return CaseWarning(
-        "not_this_anatomy",
+        NOT_THIS_ANATOMY,
         f"{file.shown}: does not look like a scan of the task {task.name}: no landmark in it is to be relied on. Check "
         "that it shows the whole anatomy, that it lies as in training, and its quality.",
     )
