@@ -190,6 +190,8 @@ def write_bundle(
     """
     write_text(root / "task.yaml", task_text, BundleError)
     files = ["task.yaml", *graphs.values(), *cpu_graphs.values()]
+    if (root / CONFIDENCE).is_file():  # of the bundle that is written again
+        files.append(CONFIDENCE)
     manifest = {
         "format": FORMAT,
         "name": name,

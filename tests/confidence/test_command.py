@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from trt_landmarks.bundle import Bundle, attach_confidence, open_bundle
+from trt_landmarks.bundle import Bundle, attach_confidence, open_bundle, write_bundle
 from trt_landmarks.cli import app
 from trt_landmarks.confidence.command import fit, gather, shape_and_cases
 from trt_landmarks.errors import BundleError, DatasetError, TrtlmError
@@ -88,6 +88,16 @@ def test_every_kind_of_worker_has_the_confidence(bundle: Bundle, data: Path, see
     fitted = open_bundle(bundle.root)
     for one in open_workers(fitted, 4, threads=2).localizers:
         assert one.confidence is fitted.confidence is not None
+
+
+def test_a_bundle_written_again_keeps_it(bundle: Bundle, data: Path, seen: Path) -> None:
+    shape, cases = shape_and_cases(bundle, data, data / "split.json")
+    attach_confidence(bundle, fit(bundle, shape, gather(bundle, cases, seen)).model)
+    graphs, cpu_graphs = bundle.manifest["graphs"], bundle.manifest.get("cpu_graphs", {})
+    task = (bundle.root / "task.yaml").read_text()
+    write_bundle(bundle.root, "again", task, bundle.mean_shape, graphs, cpu_graphs, {})
+    again = open_bundle(bundle.root)
+    assert again.name == "again" and again.confidence is not None
 
 
 def test_one_fitted_before_is_put_in_as_it_is(bundle: Bundle, data: Path, seen: Path, tmp_path: Path) -> None:
