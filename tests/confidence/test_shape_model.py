@@ -58,3 +58,5 @@ def test_incomplete_shapes_are_left_out_and_few_are_too_few() -> None:
     some[:2, 3] = np.nan
     with pytest.raises(DatasetError, match="7 completely annotated training cases are too few"):
         fit_shape_model(some)
+    with pytest.raises(DatasetError, match="3 landmarks are too few"):
+        fit_shape_model(shapes(9)[:, :3])

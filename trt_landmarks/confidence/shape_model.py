@@ -21,6 +21,8 @@ from trt_landmarks.geometry import Floats, rigid_rotation
 
 #: Shapes that a model is made from, at least.
 FEWEST_SHAPES = 8
+#: Landmarks that a shape has, at least: three always fit some pose and size rather well.
+FEWEST_LANDMARKS = 4
 #: Modes, at most: what few shapes tell of more is noise.
 MOST_MODES = 12
 #: Degrees of freedom of the t distribution whose weights outliers get.
@@ -39,13 +41,11 @@ class ShapeResiduals:
         distance_mm: ``[N]`` from where the other landmarks expect each.
         mahalanobis: ``[N]`` the same, in standard deviations of that expectation.
         scale: size of the constellation; 1 is the mean shape's.
-        rotation_deg: angle by which it is turned against the mean shape.
     """
 
     distance_mm: Floats
     mahalanobis: Floats
     scale: float
-    rotation_deg: float
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class ShapeModel:
             difference, covariance = self._expected(aligned, weight)
             mahalanobis = np.sqrt(np.einsum("ni,nij,nj->n", difference, np.linalg.inv(covariance), difference))
             weight = (FREEDOM + 3) / (FREEDOM + mahalanobis**2)
-        angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
-        return ShapeResiduals(np.linalg.norm(difference, axis=1) * scale, mahalanobis, scale, float(angle))
+        return ShapeResiduals(np.linalg.norm(difference, axis=1) * scale, mahalanobis, scale)
 
     def _expected(self, aligned: Floats, weight: Floats) -> tuple[Floats, Floats]:
         """Each landmark's difference ``[N, 3]`` from the others' expectation, and its covariance ``[N, 3, 3]``."""
@@ -100,9 +99,14 @@ def fit_shape_model(shapes: Floats) -> ShapeModel:
     How many modes there are, and how large the noise is, is found by leaving out each shape in turn.
 
     Raises:
-        DatasetError: if fewer than :data:`FEWEST_SHAPES` are complete.
+        DatasetError: if fewer than :data:`FEWEST_SHAPES` are complete, or there are too few landmarks.
     """
     shapes = np.asarray(shapes, dtype=np.float64)
+    if shapes.shape[1] < FEWEST_LANDMARKS:
+        raise DatasetError(
+            f"{shapes.shape[1]} landmarks are too few for a model of their shape.",
+            f"A confidence can be fitted for {FEWEST_LANDMARKS} landmarks and more.",
+        )
     shapes = shapes[np.isfinite(shapes).all(axis=(1, 2))]
     if len(shapes) < FEWEST_SHAPES:
         raise DatasetError(
