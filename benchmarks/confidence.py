@@ -99,10 +99,13 @@ def turned(scan: Scan, points: Floats, turn: Floats) -> tuple[Scan, Floats]:
 def candidates(bundle: Bundle, shape: ShapeModel, observations: list[Observation]) -> dict[str, Floats]:
     """Signs that could be used beside those that are: name -> ``[S, N]``."""
     voxel = float(np.mean(bundle.task.fine.spacing_mm))
-    moved, off, size = [], [], []
+    half = np.asarray(bundle.task.fine.extent_mm) / 2
+    moved, border, off, size = [], [], [], []
     for one in observations:
         found = one.found
         moved.append(np.log(np.linalg.norm(found.points - found.coarse_points, axis=1) / voxel + 0.5))
+        axes = rigid_rotation(bundle.mean_shape, found.coarse_points)
+        border.append(np.abs((found.points - found.coarse_points) @ axes / half).max(axis=1))
         from_slice = np.zeros(len(found.points))
         for plane in found.slices:
             members = list(bundle.task.members(plane.group))
@@ -111,7 +114,12 @@ def candidates(bundle: Bundle, shape: ShapeModel, observations: list[Observation
         off.append(from_slice)
         scale = shape.residuals(found.points, np.clip(found.confidence, 0.01, 1)).scale
         size.append(np.full(len(found.points), abs(np.log(scale))))
-    return {"moved from coarse": np.stack(moved), "off its key slice": np.stack(off), "size": np.stack(size)}
+    return {
+        "moved from coarse": np.stack(moved),
+        "near the patch's border": np.stack(border),
+        "off its key slice": np.stack(off),
+        "size": np.stack(size),
+    }
 
 
 def ablation(data: Sample, more: dict[str, Floats]) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ For each landmark, the larger the worse:
 * ``shape``: how far it is from where the other landmarks expect it, the logarithm of standard deviations.
 
 Others were measured and left out, because they add nothing to these two (``benchmarks/confidence.py``): how far the
-fine stage moved the landmark from the coarse one, how far it is from its key slice, the size of the constellation,
-and the means over the scan.
+fine stage moved the landmark from the coarse one, how near it is to its patch's border, how far it is from its key
+slice, the size of the constellation, and the means over the scan.
 """
 
 from __future__ import annotations
