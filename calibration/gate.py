@@ -12,7 +12,8 @@ from trt_landmarks.bundle import Bundle
 from trt_landmarks.calibration.recipe import LIMITS
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.localization import Localization
+from trt_landmarks.localizer import Localizer
 from trt_landmarks.scan import Scan
 
 

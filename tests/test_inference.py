@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.synthetic import HEAD, about, head_geometry, rotation, single, small_task
+from tests.synthetic import HEAD, Judge, about, head_geometry, rotation, single, small_task
 from trt_landmarks import inference, pipeline
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.case_result import CaseResult
@@ -330,6 +330,19 @@ def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_files_the_results_are_empty() -> None:
     assert infer([], [localizer()], empty()).cases == []
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_confidence_says_becomes_part_of_the_result(tmp_path: Path, wrong: bool) -> None:
+    put(tmp_path, "a", 20)
+    judging = Localizer(TASK, HEAD, Reader(), confidence=Judge(wrong))
+    (case,) = infer(find_scans([tmp_path]), [judging], empty()).cases
+    assert [mark.status for mark in case.landmarks] == ["low_confidence"] * 2 + ["located"] * 5
+    assert all(mark.confidence == 0.75 for mark in case.landmarks)
+    expected = (None, None) if wrong else (0.25, 0.5)
+    assert all((mark.expected_error_mm, mark.error_90_mm) == expected for mark in case.landmarks)
+    assert [warning.code for warning in case.warnings] == (["not_this_anatomy"] if wrong else [])
+    assert not wrong or "a.mha: does not look like a scan of the task small" in case.warnings[0].message
 
 
 def test_statuses(tmp_path: Path) -> None:

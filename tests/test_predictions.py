@@ -26,9 +26,10 @@ def mark(*fields):
 
 def example():
     marks = (
-        mark("1", "located", np.array([1.0000049, -2.5, -1e-9]), (10, 20, 30), np.float32(0.98765432)),
+        mark("1", "located", np.array([1.0000049, -2.5, -1e-9]), (10, 20, 30), np.float32(0.98765432),
+             np.float64(0.1234567), 0.3),
         mark("2", "outside_scan", (5.5, 6.5, 7.5), (-3.0, 2.0, 1.0), 0.0),
-    )
+    )  # fmt: skip
     measured = (
         Measurement("length", "distance", ("1", "2"), 9.25, "mm", 0.1234567, "outside_scan"),
         Measurement("tilt", "angle-of-lines", ("1", "2", "1", "3"), None, "degree", None, "undefined"),
@@ -81,6 +82,13 @@ def test_a_file_from_before_there_were_warnings_and_measurements_is_read(tmp_pat
     assert not any(case.warnings or case.measurements for case in read_predictions(path).cases)
 
 
+def test_errors_that_are_not_known_may_be_null(tmp_path):
+    content = change((*MARK, "expected_error_mm"), None)
+    VALIDATOR.validate(content)
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    assert read_predictions(tmp_path / "p.json") == example()
+
+
 def test_numbers_are_rounded_and_plain():
     case = example().to_dict()["cases"][0]
     first = case["landmarks"][0]
@@ -89,6 +97,8 @@ def test_numbers_are_rounded_and_plain():
     assert first["voxel_ijk"] == [10.0, 20.0, 30.0]
     assert first["confidence"] == 0.98765
     assert type(first["confidence"]) is float
+    assert (first["expected_error_mm"], first["error_90_mm"]) == (0.12346, 0.3)
+    assert "expected_error_mm" not in case["landmarks"][1]  # not known
     assert case["timing_ms"] == {"read": 12.346, "total": 99.0}
     assert case["key_slices"][0]["position_mm"] == 0.12346
     assert "point_lps_mm" not in case["key_slices"][1]
@@ -103,6 +113,8 @@ def test_numbers_are_rounded_and_plain():
         (lambda: mark("m", "located", (0, 0, 0), (0, 0, "1"), 1), "voxel_ijk"),
         (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1.1), "confidence is 1.1"),
         (lambda: mark("", "located", (0, 0, 0), (0, 0, 0), 1), "name is ''"),
+        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1, -0.1), "expected_error_mm is -0.1, below 0"),
+        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1, 0, float("inf")), "error_90_mm is inf"),
         (lambda: KeySlice("g", "x", 0), "axis is 'x'"),
         (lambda: KeySlice("g", "left-right", float("inf")), "position_mm is inf"),
         (lambda: KeySlice("g", "left-right", 0, (0, 0, 10**400)), "point_lps_mm"),

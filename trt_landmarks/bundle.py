@@ -4,6 +4,7 @@
 
     manifest.json               format, name, mean shape, graphs, parity, provenance, versions, SHA-256 of all files
     task.yaml                   the task (trt_landmarks.task)
+    confidence.json             how far to trust its landmarks, once fitted (trt_landmarks.confidence)
     graphs/<graph>.onnx         FP32 graphs: coarse, independent, group-<name>; dynamic batch
     graphs/<graph>.cpu.onnx     the same in the form that a CPU runs fastest; the weights are in <graph>.onnx
     builds/<engine>-<precision>/  what ``trtlm build`` adds, each with its own build.json (trt_landmarks.builds)
@@ -13,7 +14,8 @@
     independent   patches [B, L, Z, Y, X]      offsets [B, L, 3]  mm from the patch's centre; confidence [B, L]
     group-<name>  patches [B, L, Z, Y, X]      offsets, confidence, key_slice [B] (with the slice branch)
 
-Everything a manifest describes is written once and never changed; builds are added beside it.
+Everything a manifest describes is written once and never changed, but for the confidence, which is fitted later;
+builds are added beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from trt_landmarks.confidence.model import ConfidenceModel, read_confidence
 from trt_landmarks.engines.base import COARSE, fine_graphs
 from trt_landmarks.errors import BundleError
 from trt_landmarks.files import read_text, write_text
@@ -37,6 +40,7 @@ from trt_landmarks.task import Task, load_task
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+CONFIDENCE = "confidence.json"
 #: Models that ship with the package, by name; the first is the default.
 SHIPPED = ("mouse-skull",)
 #: Environment variable naming the default model (a shipped name or a bundle folder).
@@ -82,11 +86,28 @@ class Bundle:
         return self.graphs | {graph: self.root / file for graph, file in self.manifest.get("cpu_graphs", {}).items()}
 
     @property
+    def added_folder(self) -> Path:
+        """Where what is made for it goes: the bundle itself, or the user's cache folder if it came with the package."""
+        return cache_folder() / f"{self.name}-{self.sha256[:12]}" if self.shipped else self.root
+
+    @property
     def builds_folder(self) -> Path:
         """Where ``trtlm build`` puts its results."""
-        if not self.shipped:
-            return self.root / "builds"
-        return cache_folder() / f"{self.name}-{self.sha256[:12]}" / "builds"
+        return self.added_folder / "builds"
+
+    @cached_property
+    def confidence(self) -> ConfidenceModel | None:
+        """How far to trust its landmarks; None if that was not fitted.
+
+        A shipped model's own is replaced by what the user fitted.
+
+        Raises:
+            BundleError: if the file is damaged or of another task.
+        """
+        fitted = self.added_folder / CONFIDENCE
+        if self.shipped and fitted.is_file():
+            return read_confidence(fitted, self.task)
+        return read_confidence(self.root / CONFIDENCE, self.task) if CONFIDENCE in self.manifest["files"] else None
 
     @cached_property
     def sha256(self) -> str:
@@ -169,6 +190,8 @@ def write_bundle(
     """
     write_text(root / "task.yaml", task_text, BundleError)
     files = ["task.yaml", *graphs.values(), *cpu_graphs.values()]
+    if (root / CONFIDENCE).is_file():  # of the bundle that is written again
+        files.append(CONFIDENCE)
     manifest = {
         "format": FORMAT,
         "name": name,
@@ -179,6 +202,30 @@ def write_bundle(
         "files": {file: file_sha256(root / file) for file in files},
     }
     write_text(root / MANIFEST, json.dumps(manifest, indent=1) + "\n", BundleError)
+
+
+def attach_confidence(bundle: Bundle, confidence: ConfidenceModel) -> Path:
+    """Put a fitted confidence into a bundle, in place of an older one; that of a shipped model into the user's cache.
+
+    The bundle's manifest then names the file, so that builds made before are of another model: build again.
+
+    Returns:
+        The file.
+
+    Raises:
+        BundleError: if it cannot be written.
+    """
+    path = bundle.added_folder / CONFIDENCE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(f"{path.parent}: cannot be made: {error.strerror}.", f"Set {CACHE_VARIABLE}.") from None
+    confidence.write(path)
+    if not bundle.shipped:
+        files = {**bundle.manifest["files"], CONFIDENCE: file_sha256(path)}
+        text = json.dumps({**bundle.manifest, "files": files}, indent=1) + "\n"
+        write_text(bundle.root / MANIFEST, text, BundleError)
+    return path
 
 
 def cache_folder() -> Path:

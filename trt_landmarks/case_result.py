@@ -1,7 +1,7 @@
 """What was found in one scan: a case of the results file.
 
 Positions are LPS mm, voxels (i, j, k) of the scan as it is stored.  Rounding: positions and voxels 1e-5,
-confidences 1e-5, times 0.001 ms.
+confidences and errors 1e-5, times 0.001 ms.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ MEASUREMENT_TYPES = {
 #: A measurement is ``measured``; of a landmark that is not ``located``, the worst status of its landmarks; or cannot
 #: be had, such as an angle between points that coincide.
 MEASUREMENT_STATUSES = ("measured", *LANDMARK_STATUSES[1:], "undefined")
+#: What a model with fitted confidence says of a landmark's error.
+ERRORS = ("expected_error_mm", "error_90_mm")
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class Landmark:
         status: one of :data:`LANDMARK_STATUSES`.
         position_lps_mm: (x, y, z).
         voxel_ijk: the same point in the scan's voxels (i, j, k).
-        confidence: 0..1.
+        confidence: 0..1, the probability that the error is not large; of a model without fitted confidence, the height
+            of the heat map's maximum.
+        expected_error_mm: mean error of landmarks like this one; None if it is not known.
+        error_90_mm: 90 % of landmarks like this one have a smaller error; None if it is not known.
 
     Raises:
-        PredictionsError: for an unknown status, a non-finite coordinate or a confidence outside 0..1.
+        PredictionsError: for an unknown status, a non-finite coordinate a confidence outside 0..1 or a negative error.
     """
 
     name: str
@@ -50,6 +55,8 @@ class Landmark:
     position_lps_mm: Triple
     voxel_ijk: Triple
     confidence: float
+    expected_error_mm: float | None = None
+    error_90_mm: float | None = None
 
     def __post_init__(self) -> None:
         where = f"landmark '{text(self.name, 'name')}'"
@@ -60,15 +67,23 @@ class Landmark:
         object.__setattr__(self, "confidence", number(self.confidence, f"{where}: confidence", 5))
         if not 0 <= self.confidence <= 1:
             raise PredictionsError(f"{where}: confidence is {self.confidence}, not between 0 and 1.")
+        for name in ERRORS:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, number(value, f"{where}: {name}", 5))
+                if value < 0:
+                    raise PredictionsError(f"{where}: {name} is {value}, below 0.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the file."""
+        """As in the file; errors only if they are known."""
+        errors = {name: getattr(self, name) for name in ERRORS if getattr(self, name) is not None}
         return {
             "name": self.name,
             "status": self.status,
             "position_lps_mm": list(self.position_lps_mm),
             "voxel_ijk": list(self.voxel_ijk),
             "confidence": self.confidence,
+            **errors,
         }
 
 
@@ -288,7 +303,7 @@ def _read_measurement(content: Any) -> Measurement:
 
 
 def _read_landmark(content: Any) -> Landmark:
-    return Landmark(**fields(content, ("name", "status", "position_lps_mm", "voxel_ijk", "confidence")))
+    return Landmark(**fields(content, ("name", "status", "position_lps_mm", "voxel_ijk", "confidence"), ERRORS))
 
 
 def _read_key_slice(content: Any) -> KeySlice:

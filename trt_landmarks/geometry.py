@@ -137,14 +137,16 @@ def same_slice(centres: ArrayLike, members: Sequence[int], axis: int, axes: Floa
     return moved
 
 
-def rigid_rotation(source: ArrayLike, target: ArrayLike) -> Floats:
+def rigid_rotation(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = None) -> Floats:
     """Rotation R (3x3) that best turns the shape ``source`` into ``target`` (both ``[N, 3]``, mm): R @ s ~ t.
 
-    Least squares over rotations about the centroids (Kabsch 1976).  Columns of R are the source frame's axes
-    as seen in the target frame.
+    Least squares over rotations about the centroids (Kabsch 1976), points weighted by ``weights`` ``[N]`` if there are
+    any.  Columns of R are the source frame's axes as seen in the target frame.
     """
     s = np.asarray(source, dtype=np.float64)
     t = np.asarray(target, dtype=np.float64)
-    u, _, vt = np.linalg.svd((t - t.mean(0)).T @ (s - s.mean(0)))
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, dtype=np.float64)
+    share = (w / w.sum())[:, None]
+    u, _, vt = np.linalg.svd((share * (t - (share * t).sum(0))).T @ (s - (share * s).sum(0)))
     sign = np.sign(np.linalg.det(u @ vt))
     return u @ np.diag([1.0, 1.0, sign]) @ vt

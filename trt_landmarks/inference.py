@@ -17,13 +17,15 @@ import numpy as np
 from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
 from trt_landmarks.engines.base import Cancellable, RunCancelled
 from trt_landmarks.errors import ScanError, TrtlmError
-from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.localization import Localization
+from trt_landmarks.localizer import Localizer
 from trt_landmarks.measurements import measure
 from trt_landmarks.memory import MemoryBudget
 from trt_landmarks.pipeline import Patience, Pipeline
 from trt_landmarks.resident import ResidentLocalizer
 from trt_landmarks.scan import Scan, ScanFile, read_scan
 from trt_landmarks.scan.anonymize import reason
+from trt_landmarks.task import Task
 from trt_landmarks.watch import Watch
 
 AnyLocalizer = Localizer | ResidentLocalizer
@@ -34,6 +36,9 @@ Progress = Callable[[CaseResult, int, int], None]
 Look = Callable[[CaseResult, Scan], None]
 #: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
 Keep = Callable[[Sequence[CaseResult]], None]
+
+#: Code of the warning of a case whose landmarks are not to be relied on at all.
+NOT_THIS_ANATOMY = "not_this_anatomy"
 
 #: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
 MOST_WORKERS = 4
@@ -154,9 +159,12 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
     task = localizer.task
     inside = scan.geometry.contains(found.points)
     voxels = scan.geometry.world_to_voxel(found.points)
+    reliability = found.reliability
+    wrong = reliability is not None and reliability.wrong_anatomy
+    low = found.confidence < task.low_confidence_below if reliability is None else reliability.low
     landmarks = []
     for n, name in enumerate(task.landmarks):
-        status = "located" if found.confidence[n] >= task.low_confidence_below else "low_confidence"
+        status = "low_confidence" if low[n] else "located"
         landmarks.append(
             Landmark(
                 name,
@@ -164,6 +172,8 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
                 _triple(found.points[n]),
                 _triple(voxels[n]),
                 float(np.clip(found.confidence[n], 0, 1)),
+                None if reliability is None or wrong else float(reliability.expected_error_mm[n]),
+                None if reliability is None or wrong else float(reliability.error_90_mm[n]),
             )
         )
     slices = tuple(
@@ -171,8 +181,18 @@ def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyL
         for plane in found.slices
     )
     warnings = tuple(CaseWarning(one.code, one.message) for one in scan.warnings)
+    if wrong:
+        warnings += (_wrong_anatomy(file, task),)
     measured = measure(task.measurements, landmarks)
     return CaseResult(file.id, file.shown, "ok", None, found.timing_ms, tuple(landmarks), slices, warnings, measured)
+
+
+def _wrong_anatomy(file: ScanFile, task: Task) -> CaseWarning:
+    return CaseWarning(
+        NOT_THIS_ANATOMY,
+        f"{file.shown}: does not look like a scan of the task {task.name}: no landmark in it is to be relied on. Check "
+        "that it shows the whole anatomy, that it lies as in training, and its quality.",
+    )
 
 
 class _Stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trt_landmarks.builds import Build, list_builds
@@ -17,7 +17,8 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     Returns:
         ``whole`` (all files are what the records say), ``problems``; ``name``, ``path``, ``sha256``, ``task``
         (landmarks, groups, grids), ``size_mb``, ``graphs`` (file, size, parity with PyTorch), ``training``,
-        ``provenance``, ``versions``; and ``builds``: each with engine, precision, size, gate, share of INT8,
+        ``provenance``, ``versions``; ``confidence``, how good it was measured to be (None if it was not fitted); and
+        ``builds``: each with engine, precision, size, gate, share of INT8,
         target, version, command, ``runs_here`` and, if not, ``why_not``.
     """
     problems: list[str] = []
@@ -37,6 +38,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
             builds.append(row)
         except (KeyError, TypeError, ValueError, AttributeError):  # a record that lacks what can be shown of it
             problems.append(f"{found.folder}: its record is damaged. It is not shown; build it again.")
+    confidence = _confidence(bundle, problems.append)
     manifest, task = bundle.manifest, bundle.task
     parity = manifest.get("parity", {})
     sizes = {file: (bundle.root / file).stat().st_size for file in manifest["files"] if (bundle.root / file).is_file()}
@@ -64,6 +66,7 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
             for graph, file in manifest["graphs"].items()
         },
         "parity_on": parity.get("on"),
+        "confidence": confidence,
         "training": manifest.get("training", {}).get("metrics"),
         "provenance": manifest.get("provenance", {}),
         "versions": manifest.get("versions", {}),
@@ -85,11 +88,34 @@ def render(found: dict[str, Any]) -> str:
     for graph, row in found["graphs"].items():
         parity = "not recorded" if row["parity_max_voxel"] is None else f"{row['parity_max_voxel']:.1e}"
         lines.append(f"{graph:<24}{row['size_mb']:>8}{parity:>26}")
+    lines += ["", _confidence_line(found["confidence"])]
     lines += ["", "builds:" if found["builds"] else "no builds; make one with trtlm build"]
     for build in found["builds"]:
         lines += _build_lines(build)
     lines += ["", *(f"problem: {text}" for text in found["problems"])] if found["problems"] else []
     return "\n".join(lines)
+
+
+def _confidence(bundle: Bundle, problem: Callable[[str], None]) -> dict[str, Any] | None:
+    try:
+        return None if bundle.confidence is None else dict(bundle.confidence.measured)
+    except TrtlmError as error:
+        problem(error.message)
+        return None
+
+
+def _confidence_line(measured: dict[str, Any] | None) -> str:
+    if measured is None:
+        return "confidence: the height of the heat maps; trtlm confidence makes it mean something"
+    try:
+        figures = measured["parts"]["all"]
+        return (
+            f"confidence: flags {100 * figures['detected']:.1f} % of large errors and "
+            f"{100 * figures['false_alarms']:.1f} % of others, in {figures['scans']} perturbed scans of "
+            f"{len(measured['cases'])} cases left out"
+        )
+    except (KeyError, TypeError):
+        return "confidence: fitted, but not measured"
 
 
 def _build(bundle: Bundle, found: Build) -> dict[str, Any]:

@@ -15,45 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, finite, group_graph
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
+from trt_landmarks.localization import Localization, SlicePlane
 from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor, view
 from trt_landmarks.sampling import intensity_range
 from trt_landmarks.scan import Scan
-from trt_landmarks.task import Group, Task
-
-
-@dataclass(frozen=True)
-class SlicePlane:
-    """The key slice of a correlated group: the plane through ``point`` (LPS mm) with unit ``normal``."""
-
-    group: Group
-    point: Floats
-    normal: Floats
-
-    @property
-    def position_mm(self) -> float:
-        """Where the plane is on the group's world axis, at ``point``."""
-        return float(self.point[self.group.axis_index])
-
-
-@dataclass(frozen=True)
-class Localization:
-    """What was found in one scan.
-
-    Attributes:
-        points: ``[N, 3]`` LPS mm, in the task's order.
-        confidence: ``[N]`` 0..1.
-        coarse_points: ``[N, 3]`` LPS mm, what the coarse stage alone gives.
-        slices: the key slice of every correlated group whose net has a slice branch.
-        timing_ms: stage name to milliseconds; a batch's time is shared equally among its scans.
-    """
-
-    points: Floats
-    confidence: Floats
-    coarse_points: Floats
-    slices: tuple[SlicePlane, ...]
-    timing_ms: dict[str, float]
+from trt_landmarks.task import Task
 
 
 @dataclass(frozen=True)
@@ -72,15 +41,22 @@ class Localizer:
         mean_shape: ``[N, 3]`` mm, the training set's mean shape (for patches in the anatomy's frame).
         engine: runs the nets.
         preprocessor: makes the coarse net's input; None for the reference.
+        confidence: judges what was found; None leaves the heights of the heat maps.
     """
 
     def __init__(
-        self, task: Task, mean_shape: Floats, engine: Engine, preprocessor: Preprocessor | None = None
+        self,
+        task: Task,
+        mean_shape: Floats,
+        engine: Engine,
+        preprocessor: Preprocessor | None = None,
+        confidence: ConfidenceModel | None = None,
     ) -> None:
         self.task = task
         self.mean_shape = np.asarray(mean_shape, dtype=np.float64)
         self.engine = engine
         self.preprocessor = preprocessor or ReferencePreprocessor()
+        self.confidence = confidence
 
     def localize(self, scan: Scan) -> Localization:
         """Landmarks of one scan."""
@@ -173,10 +149,13 @@ class Localizer:
                     point = middle + normal * float(key[0][index])
                     planes[index].append(SlicePlane(groups[graph], point, normal))
         timing = clock.shares()
-        return [
+        results = [
             Localization(p, c, k, tuple(s), dict(timing))
             for p, c, k, s in zip(points, confidences, coarse, planes, strict=True)
         ]
+        if self.confidence is None:
+            return results
+        return [self.confidence.judge(one) for one in results]
 
 
 class _Clock:

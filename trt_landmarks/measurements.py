@@ -59,11 +59,6 @@ def value_and_gradient(type: str, points: Floats) -> tuple[float, Floats]:
     return _angle(points, *_DIRECTIONS[type]) if type in _DIRECTIONS else _distance(points)
 
 
-def expected_error(mark: Landmark) -> float | None:
-    """The landmark's expected radial error in mm; None where the model does not give one."""
-    return getattr(mark, "expected_error_mm", None)
-
-
 def _measure(definition: MeasurementDefinition, marks: Mapping[str, Landmark]) -> Measurement:
     name, type, names = definition.name, definition.type, definition.points
     _, unit = MEASUREMENT_TYPES[type]
@@ -74,7 +69,7 @@ def _measure(definition: MeasurementDefinition, marks: Mapping[str, Landmark]) -
     if not math.isfinite(value):
         return Measurement(name, type, names, None, unit, None, "undefined")
     scale = 180 / math.pi if unit == "degree" else 1.0
-    errors = [expected_error(mark) for mark in used]
+    errors = [mark.expected_error_mm for mark in used]
     uncertainty = None
     if not any(error is None for error in errors):
         sigma = AXIS_SIGMA * np.array(errors, dtype=np.float64)

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.engines.base import Arrays, Chaining, Engine, finite
 from trt_landmarks.layouts import LAYOUTS
-from trt_landmarks.localizer import Localization, SlicePlane
+from trt_landmarks.localization import Localization, SlicePlane
 from trt_landmarks.sampling import BORDER_TOLERANCE, intensity_range
 from trt_landmarks.scan import Scan
 from trt_landmarks.task import Task
@@ -52,12 +53,14 @@ class ResidentLocalizer:
         task: what is localized.
         engine: runs the graphs of a layout.
         layout: one of :data:`~trt_landmarks.layouts.LAYOUTS`.
+        confidence: judges what was found; None leaves the heights of the heat maps.
     """
 
-    def __init__(self, task: Task, engine: Engine, layout: str) -> None:
+    def __init__(self, task: Task, engine: Engine, layout: str, confidence: ConfidenceModel | None = None) -> None:
         self.task = task
         self.engine = engine
         self.graphs = LAYOUTS[layout]
+        self.confidence = confidence
 
     def localize(self, scan: Scan) -> Localization:
         """Landmarks of one scan."""
@@ -71,7 +74,7 @@ class ResidentLocalizer:
         first = results[0][0] if len(results) > 1 else rest.pop(0)
         centre = scan.geometry.centre
         planes = zip(self.task.groups, rest[0][0] if rest else (), strict=False)
-        return Localization(
+        located = Localization(
             centre + points[0].astype(np.float64),
             confidence[0].astype(np.float64),
             centre + first[0].astype(np.float64),
@@ -81,6 +84,7 @@ class ResidentLocalizer:
             ),
             timing,
         )
+        return located if self.confidence is None else self.confidence.judge(located)
 
     def _run(self, inputs: Arrays, timing: dict[str, float]) -> list[Arrays]:
         """What each graph gives; without a way over the host where the engine knows one."""

@@ -79,10 +79,10 @@ def open_workers(
         opened.append(one)
         if layout != NETS:
             preprocessing = f"in the graphs ({layout})"
-            localizers.append(ResidentLocalizer(bundle.task, one, layout))
+            localizers.append(ResidentLocalizer(bundle.task, one, layout, bundle.confidence))
             continue
         preprocessor, preprocessing = open_preprocessor(preprocess, device if one.provider == "GPU" else None, threads)
-        localizers.append(Localizer(bundle.task, bundle.mean_shape, one, preprocessor))
+        localizers.append(Localizer(bundle.task, bundle.mean_shape, one, preprocessor, bundle.confidence))
     if jobs is not None and opened[0].provider == "GPU":
         raise EngineError(
             f"--jobs is for the CPU, and this would run as: {note}.", "Leave it out; --devices takes several GPUs."

@@ -25,7 +25,8 @@ from trt_landmarks.engines.plan_settings import PlanSettings
 from trt_landmarks.engines.select import open_plans
 from trt_landmarks.errors import EngineError, TrtlmError
 from trt_landmarks.layouts import NETS
-from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.localization import Localization
+from trt_landmarks.localizer import Localizer
 from trt_landmarks.profiles import profiles
 from trt_landmarks.resident import ResidentLocalizer
 from trt_landmarks.scan import Scan, find_scans, read_scan

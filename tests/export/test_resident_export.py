@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.synthetic import rotation
+from tests.synthetic import Judge, rotation
 from trt_landmarks.builds import find_build
 from trt_landmarks.bundle import Bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
@@ -70,6 +70,9 @@ def test_the_same_landmarks_as_on_the_host(
         close(resident, host, scan, 2e-3)
     together = resident.localize_batch(scans())
     np.testing.assert_array_equal(together[1].points, resident.localize(scans()[1]).points)
+    judging = ResidentLocalizer(tiny_bundle.task, resident.engine, layout, Judge(False)).localize(scans()[1])
+    np.testing.assert_array_equal(judging.points, together[1].points)
+    assert judging.reliability is not None and together[1].reliability is None
 
 
 def test_nets_of_lower_precision(built_bundle: Bundle, tmp_path: Path) -> None:

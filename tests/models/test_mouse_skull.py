@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.synthetic import turned
 from trt_landmarks.builder import Request, build
 from trt_landmarks.builds import PRECISIONS, Build, find_build
 from trt_landmarks.bundle import Bundle, open_bundle
@@ -21,7 +23,8 @@ from trt_landmarks.engines.flavours import RTX
 from trt_landmarks.engines.plan_record import PlanRecord
 from trt_landmarks.engines.select import open_engine
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.localization import Localization
+from trt_landmarks.localizer import Localizer
 from trt_landmarks.metrics import evaluate_points
 from trt_landmarks.scan import Scan, read_scan
 
@@ -65,6 +68,41 @@ def test_millimetres_on_the_validation_scans(
     assert coarse.mre_mm <= 0.40
     recorded = bundle.manifest["training"]["metrics"]["fine"]["overall"]["mre_mm"]
     assert fine.mre_mm == pytest.approx(recorded, abs=2e-3)  # what ships is what was measured
+
+
+def test_confidence_and_expected_errors_on_the_validation_scans(
+    bundle: Bundle, validation: tuple[list[Scan], list[Localization], Floats]
+) -> None:
+    """The confidence was fitted on these five, among others: what ships is what was measured."""
+    assert bundle.confidence is not None
+    _, found, truth = validation
+    judged = [bundle.confidence.judge(one) for one in found]
+    reliable = [one.reliability for one in judged if one.reliability is not None]
+    errors = np.stack([np.linalg.norm(one.points - t, axis=1) for one, t in zip(judged, truth, strict=True)])
+    assert len(reliable) == 5 and not any(said.wrong_anatomy for said in reliable)
+    large, low = errors > bundle.confidence.large_error_mm, np.stack([said.low for said in reliable])
+    assert low[~large].mean() <= 0.1
+    assert low[large].mean() > low[~large].mean()
+    assert 0.85 <= (errors <= np.stack([said.error_90_mm for said in reliable])).mean() <= 0.97
+    assert np.stack([said.expected_error_mm for said in reliable]).mean() == pytest.approx(errors.mean(), rel=0.2)
+    assert np.stack([one.confidence for one in judged]).mean() == pytest.approx((~large).mean(), abs=0.05)
+
+
+def test_what_is_no_mouse_head_or_lies_wrong_is_flagged(
+    bundle: Bundle, localizer: Localizer, validation: tuple[list[Scan], list[Localization], Floats]
+) -> None:
+    scan = validation[0][0]
+    upside_down = turned(scan, np.diag([1.0, -1.0, -1.0]))
+    noise = np.random.default_rng(0).integers(0, 256, scan.voxels.shape, dtype=np.uint8)
+    wrong = [upside_down, Scan("noise", None, noise, scan.geometry)]
+    nilearn = importlib.util.find_spec("nilearn")
+    if nilearn is not None and nilearn.origin is not None:
+        data = Path(nilearn.origin).parent / "datasets" / "data"
+        wrong.append(read_scan(data / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"))
+    assert bundle.confidence is not None
+    for one in wrong:
+        said = bundle.confidence.judge(localizer.localize(one)).reliability
+        assert said is not None and said.wrong_anatomy and said.low.all()
 
 
 def restored(scan: Scan, order: tuple[int, ...], flips: tuple[bool, ...]) -> Scan:

@@ -13,6 +13,7 @@ import typer
 from trt_landmarks import __version__
 from trt_landmarks.cli.bench import bench
 from trt_landmarks.cli.building import build, calibrate, inspect
+from trt_landmarks.cli.confidence import confidence
 from trt_landmarks.cli.inference import evaluate, infer
 from trt_landmarks.cli.outputs import convert, report, view
 from trt_landmarks.cli.training import export, train
@@ -61,7 +62,7 @@ def doctor(
     raise typer.Exit(run(as_json, deep))
 
 
-for command in (train, export, build, calibrate, inspect, infer, bench):
+for command in (train, export, confidence, build, calibrate, inspect, infer, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 for on_results in (convert, view, report):

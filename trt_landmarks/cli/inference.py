@@ -72,6 +72,7 @@ def infer(
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
     from trt_landmarks.bundle import open_bundle
     from trt_landmarks.case_result import CaseResult
+    from trt_landmarks.inference import NOT_THIS_ANATOMY
     from trt_landmarks.memory import parse_memory
     from trt_landmarks.outputs.writer import OutputWriter
     from trt_landmarks.predictions import Predictions
@@ -127,6 +128,9 @@ def infer(
             writer.case(case)
             if case.error is not None:
                 typer.echo(f"trtlm: {printable(case.error.message)}", err=True)
+            for warning in case.warnings:
+                if warning.code == NOT_THIS_ANATOMY and not quiet:
+                    typer.echo(f"trtlm: {printable(warning.message)}", err=True)
 
         outcome = run.go(
             workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,

@@ -13,7 +13,6 @@ from pathlib import Path
 from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_text
-from trt_landmarks.measurements import expected_error
 
 LANDMARK_COLUMNS = (
     "case", "case_status", "error_code", "error_message", "landmark", "group", "landmark_status",
@@ -39,7 +38,7 @@ def write_landmarks(path: str | Path, cases: Iterable[CaseResult], groups: Mappi
         first = (case.id, case.status, *error)
         for mark in case.landmarks:
             place = (*mark.position_lps_mm, *mark.voxel_ijk)
-            known = expected_error(mark)
+            known = mark.expected_error_mm
             rows.append((*first, mark.name, groups.get(mark.name), mark.status, *place, mark.confidence, known))
         if not case.landmarks:
             rows.append((*first, *[None] * (len(LANDMARK_COLUMNS) - len(first))))

@@ -17,7 +17,6 @@ import numpy as np
 
 from trt_landmarks.case_result import CaseResult, Landmark, Measurement
 from trt_landmarks.landmark_files import Json, control_point, markup, write_markups
-from trt_landmarks.measurements import expected_error
 from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
 
 INDEPENDENT_NAME = "landmarks"
@@ -62,7 +61,7 @@ def case_markups(case: CaseResult, groups: Mapping[str, str]) -> list[Json]:
 
 def _point(number: int, mark: Landmark) -> Json:
     said = f"{mark.status.replace('_', ' ')}, confidence {mark.confidence:.3f}"
-    error = expected_error(mark)
+    error = mark.expected_error_mm
     if error is not None:
         said += f", expected error {error:.2f} mm"
     position = np.asarray(mark.position_lps_mm)

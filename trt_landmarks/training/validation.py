@@ -9,7 +9,8 @@ import numpy as np
 
 from trt_landmarks.dataset import Case
 from trt_landmarks.engines.torch import TorchEngine
-from trt_landmarks.localizer import Localization, Localizer
+from trt_landmarks.localization import Localization
+from trt_landmarks.localizer import Localizer
 from trt_landmarks.metrics import evaluate_points
 from trt_landmarks.scan import read_scan
 from trt_landmarks.training.checkpoint import Checkpoint
