@@ -246,15 +246,18 @@ def test_a_results_file_that_cannot_be_written_is_found_out_first(
 
 
 def test_results_can_go_to_a_pipe(tmp_path: Path) -> None:
+    put(tmp_path, "a", 30)
+    out = tmp_path / "stdout"
+    out.symlink_to("/proc/self/fd/1")  # as /dev/stdout is
     code = f"""
 from pathlib import Path
 from tests.test_inference import *
 from trt_landmarks.runs.run import Run
-put(Path({str(tmp_path)!r}), "a", 30)
-Run(find_scans([{str(tmp_path)!r}]), empty(), Path("/dev/stdout")).go([localizer()])
+Run(find_scans([{str(tmp_path / "a.mha")!r}]), empty(), Path({str(out)!r})).go([localizer()])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [case["id"] for case in json.loads(done.stdout)["cases"]] == ["a"]
+    assert out.is_symlink()
 
 
 @pytest.fixture

@@ -51,12 +51,13 @@ class Journal:
     """An open journal; only one process may have it.
 
     Args:
-        path: the journal file; its name, for messages, if it has none on the disk.
+        path: the journal file, or what messages name if it has no name on the disk.
         stream: opened for reading and appending, unbuffered, at its end.
+        named: whether there is a file of that name, which is the journal's own.
     """
 
-    def __init__(self, path: Path, stream: IO[bytes]) -> None:
-        self.path = path
+    def __init__(self, path: Path, stream: IO[bytes], named: bool = True) -> None:
+        self.path, self._named = path, named
         self._stream = stream
         self._synced = time.monotonic()
 
@@ -105,8 +106,9 @@ class Journal:
 
     def remove(self) -> None:
         """Close and delete the journal: its run is complete."""
-        with suppress(OSError):
-            self.path.unlink()
+        if self._named:
+            with suppress(OSError):
+                self.path.unlink()
         self._stream.close()
 
     def _write(self, lines: bytes) -> None:
@@ -135,7 +137,7 @@ def start_journal(out: Path, header: Predictions, overwrite: bool = False) -> Jo
     if out.exists() and not out.is_file():  # a pipe or a device: nothing can lie beside it, and nothing goes on
         import tempfile
 
-        journal = Journal(out, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+        journal = Journal(out, tempfile.TemporaryFile(buffering=0), named=False)  # noqa: SIM115
         journal._write(_line(_head(header)))
         return journal
     path = journal_path(out)
