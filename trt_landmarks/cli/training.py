@@ -25,6 +25,10 @@ def train(
     keep: Annotated[str, typer.Option(help="Weights to keep: best (by validation) or last.")] = "best",
     noise: Annotated[float, typer.Option(min=0, help="Noise of the patch centres, fraction of the edge.")] = 1 / 6,
     length: Annotated[float, typer.Option(min=0.0001, help="Factor on all numbers of steps.")] = 1.0,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(help="Steps of coarse, shared, independent or correlated nets: coarse=3000. Repeatable."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
 ) -> None:
@@ -33,7 +37,7 @@ def train(
         from trt_landmarks.training.command import train_command
     metrics = train_command(
         task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise, length=length,
-        device=device, quiet=quiet or not sys.stderr.isatty(),
+        steps=steps or (), device=device, quiet=quiet or not sys.stderr.isatty(),
     )  # fmt: skip
     typer.echo(metrics)
 
