@@ -38,6 +38,8 @@ from trt_landmarks.training.warping import FoldedWarpError, Warp, positions, res
 VALIDATION_EVERY = 5
 #: Control points of the warps: spacing and extent about the template's middle, mm.
 CONTROL_SPACING, CONTROL_POINTS = 6.0, (48, 52, 56)
+#: Share of cases with a head around the brain.
+HEADS = 0.55
 #: Voxels of a case, at most.
 LARGEST = 6e6
 #: Where the brain lies about the template's landmarks' mean, from and to (LPS mm); the head may reach further.
@@ -139,10 +141,20 @@ def contrast(template: Template, rng: np.random.Generator) -> Tensor:
     return torch.where(template.image > 0, low + (place - index) * (high - low), 0)
 
 
-def make_case(template: Template, person: Person, rng: np.random.Generator) -> tuple[Scan, Floats]:
-    """One scan and its landmarks ``[N, 3]`` (LPS mm)."""
+@dataclass(frozen=True)
+class Made:
+    """A made case: the scan, its landmarks ``[N, 3]`` (LPS mm), and whether there is a head around the brain."""
+
+    scan: Scan
+    points: Floats
+    head: bool
+
+
+def make_case(template: Template, person: Person, rng: np.random.Generator, head: bool | None = None) -> Made:
+    """One case, with or without a head around the brain (None: by chance); all chance is drawn from ``rng``."""
     warp, points = random_warp(template, person.points, rng)
-    whole = rng.random() < 0.55
+    by_chance = bool(rng.random() < HEADS)
+    whole = by_chance if head is None else head
     geometry, turn = random_geometry(template.points.mean(0), whole, rng)
     grid = Grid(geometry.size, geometry.spacing, geometry.centre, geometry.direction)
     step = float(np.mean(geometry.spacing))
@@ -177,7 +189,7 @@ def make_case(template: Template, person: Person, rng: np.random.Generator) -> t
     slight = rotation_xyz(np.deg2rad(rng.uniform(-2, 2, 3)))  # scans lie slightly oblique in the world
     x, y, z = slight @ np.asarray(placed.origin)
     placed = Geometry(placed.size, placed.spacing, (x, y, z), slight @ placed.direction)
-    return scan_from_array(voxels, placed, person.name), (points @ turn.T + shift) @ slight.T
+    return Made(scan_from_array(voxels, placed, person.name), (points @ turn.T + shift) @ slight.T, whole)
 
 
 def plan(
@@ -195,18 +207,17 @@ def plan(
     return chosen
 
 
-def write_case(person: Person, template: Template, marks: tuple[str, ...], out: Path, seed: int) -> str:
-    """Make and write one case; the same name and seed give the same case."""
+def write_case(person: Person, template: Template, marks: tuple[str, ...], out: Path, seed: int) -> tuple[str, bool]:
+    """Make and write one case; the same name and seed give the same case.  Returns its name and if it has a head."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng([seed, *person.name.encode()])
-    scan, points = make_case(template, person, rng)
-    write_scan(scan, out / "images" / f"{person.name}.nii.gz")
-    write_mrk_json(out / "landmarks" / f"{person.name}.mrk.json", dict(zip(marks, points, strict=True)))
-    return person.name
+    made = make_case(template, person, np.random.default_rng([seed, *person.name.encode()]))
+    write_scan(made.scan, out / "images" / f"{person.name}.nii.gz")
+    write_mrk_json(out / "landmarks" / f"{person.name}.mrk.json", dict(zip(marks, made.points, strict=True)))
+    return person.name, made.head
 
 
 def main() -> None:
-    """Make the folder: images/, landmarks/ and split.json."""
+    """Make the folder: images/, landmarks/, split.json, and heads.json with the cases that are whole heads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -231,9 +242,12 @@ def main() -> None:
     split = {part: [one.name for one in members] for part, members in persons.items()}
     (options.out / "split.json").write_text(json.dumps(split, indent=1) + "\n")
     make = partial(write_case, template=template, marks=task.landmarks, out=options.out, seed=options.seed)
+    heads = []
     with ProcessPoolExecutor(options.workers) as pool:
-        for name in pool.map(make, [one for members in persons.values() for one in members]):
+        for name, head in pool.map(make, [one for members in persons.values() for one in members]):
             print(name, flush=True)
+            heads += [name] * head
+    (options.out / "heads.json").write_text(json.dumps(heads, indent=1) + "\n")
 
 
 if __name__ == "__main__":
