@@ -15,7 +15,7 @@ from trt_landmarks.cli.bench import bench
 from trt_landmarks.cli.building import build, calibrate, inspect
 from trt_landmarks.cli.inference import evaluate, infer
 from trt_landmarks.cli.outputs import convert, report, view
-from trt_landmarks.cli.training import export, train
+from trt_landmarks.cli.training import export, init, train
 from trt_landmarks.errors import TrtlmError
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def doctor(
     raise typer.Exit(run(as_json, deep))
 
 
-for command in (train, export, build, calibrate, inspect, infer, bench):
+for command in (init, train, export, build, calibrate, inspect, infer, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 for on_results in (convert, view, report):

@@ -1,4 +1,4 @@
-"""Commands from scans to a bundle: ``train``, ``export``."""
+"""Commands from annotations to a bundle: ``init``, ``train``, ``export``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,26 @@ from trt_landmarks.cli.support import extra, read_json
 
 if TYPE_CHECKING:
     from trt_landmarks.scan import Scan
+
+
+def init(
+    landmarks: Annotated[Path, typer.Option("--from", help="Folder of landmark files: <case>.mrk.json, .fcsv, .csv.")],
+    out: Annotated[Path, typer.Option(help="Task file to write; one that exists is kept.")],
+    scans: Annotated[Path | None, typer.Option(help="Folder of the scans, for the sizes of the grids.")] = None,
+    name: Annotated[str | None, typer.Option(help="The task's name. [default: the file's]")] = None,
+) -> None:
+    """Propose a task file: names, groups, mirror pairs and grids from annotations and scans."""
+    from trt_landmarks.errors import TaskError
+    from trt_landmarks.files import write_text
+    from trt_landmarks.task_proposal import propose_task
+
+    if out.exists():
+        raise TaskError(f"{out}: exists already.", "Name another file.")
+    proposal = propose_task(landmarks, scans, name or out.stem)
+    write_text(out, proposal.text, TaskError)
+    for remark in proposal.remarks:
+        typer.echo(f"- {remark}")
+    typer.echo(f"task file, to be checked: {out}")
 
 
 def train(
