@@ -11,12 +11,12 @@ from tests.synthetic import rotation
 from trt_landmarks.geometry import Floats
 from trt_landmarks.shapes import average_shape, coplanar_sets, mirror_pairs, shape_size
 
-#: Ten pairs and ten landmarks of the midline, in random order.
-PAIRS, MIDLINE = 10, 10
+#: Ten pairs and eight landmarks of the midline, in random order.
+PAIRS, MIDLINE = 10, 8
 
 
 def symmetric(rng: np.random.Generator, axis: int) -> tuple[Floats, tuple[int, ...]]:
-    """A shape ``[30, 3]`` with its partners; the midline lies in the plane across ``axis``."""
+    """A shape ``[28, 3]`` with its partners; the midline lies in the plane across ``axis``."""
     side = rng.uniform(-40, 40, (PAIRS, 3))
     side[:, axis] = rng.uniform(8, 40, PAIRS)
     flip = np.where(np.arange(3) == axis, -1, 1)

@@ -13,6 +13,8 @@ from trt_landmarks.geometry import Floats, rigid_rotation
 CLOSE = 0.02
 #: A mirrored landmark lies within this share of the shape's size of its partner.
 PARTNER = 0.12
+#: Random shapes that tell how many landmarks share a plane by chance.
+DRAWS = 20
 #: A key slice's normal may lean this much from the world's axis it belongs to, degrees.
 LEAN = 20.0
 
@@ -129,16 +131,23 @@ class PlaneSet:
 
 
 def coplanar_sets(points: Floats, pairs: MirrorPairs | None = None) -> list[PlaneSet]:
-    """Landmarks that share a plane in all cases ``[C, N, 3]``; the largest set first, no landmark in two.
+    """Landmarks that share a plane in all cases ``[C, N, 3]``; no landmark is in two sets.
 
-    Some of many landmarks lie in a plane by chance.  A set counts only if it is larger than what is found when the
-    landmarks' places along the axis are drawn at random (the same for partners in ``pairs``).
+    The midline of ``pairs`` is one set if it is flat.  Elsewhere some of many landmarks lie in a plane by chance: a
+    set counts only if it is larger than what is found when the landmarks' places along the axis are drawn at random
+    (the same for partners).
     """
     mean = average_shape(points)
     limit = CLOSE * shape_size(mean)
     free = list(range(len(mean)))
-    chance = [_by_chance(mean, axis, limit, pairs) for axis in range(3)]
     sets: list[PlaneSet] = []
+    if pairs is not None:
+        middle = [n for n, other in enumerate(pairs.partner) if n == other]
+        members = _in_all_cases(points, middle, limit)
+        if len(members) > 3:
+            sets.append(PlaneSet(pairs.axis, members, float(_distances(points, members).mean())))
+            free = [n for n in free if n not in members]
+    chance = [_by_chance(mean, axis, limit, pairs) for axis in range(3)]
     while True:
         found = []
         for axis in range(3):
@@ -151,20 +160,23 @@ def coplanar_sets(points: Floats, pairs: MirrorPairs | None = None) -> list[Plan
         free = [n for n in free if n not in sets[-1].members]
 
 
-def _by_chance(mean: Floats, axis: int, limit: float, pairs: MirrorPairs | None) -> int:
-    """Size of the largest plane across ``axis`` when the landmarks' places along it are random: the most of ten."""
+def _by_chance(mean: Floats, axis: int, limit: float, pairs: MirrorPairs | None) -> float:
+    """What the size of the largest plane across ``axis`` hardly exceeds if the places along it are random.
+
+    That is three standard deviations above the mean of :data:`DRAWS` draws.
+    """
     rng = np.random.default_rng(0)
     owner = np.arange(len(mean))  # landmarks of one owner keep one place
     if pairs is not None and axis != pairs.axis:
         owner = np.array([n if m < 0 else min(n, m) for n, m in enumerate(pairs.partner)])
     units = np.unique(owner)
-    largest = 0
-    for _ in range(10):
-        dealt = dict(zip(units, rng.uniform(mean[:, axis].min(), mean[:, axis].max(), len(units)), strict=True))
+    sizes = []
+    for _ in range(DRAWS):
+        drawn = dict(zip(units, rng.uniform(mean[:, axis].min(), mean[:, axis].max(), len(units)), strict=True))
         shuffled = mean.copy()
-        shuffled[:, axis] = [dealt[n] for n in owner]
-        largest = max(largest, len(_largest_plane(shuffled, list(range(len(mean))), axis, limit)))
-    return largest
+        shuffled[:, axis] = [drawn[n] for n in owner]
+        sizes.append(len(_largest_plane(shuffled, list(range(len(mean))), axis, limit)))
+    return float(np.mean(sizes) + 3 * np.std(sizes))
 
 
 def _largest_plane(mean: Floats, free: list[int], axis: int, limit: float) -> list[int]:
