@@ -39,6 +39,9 @@ def train_command(
     """
     if keep not in ("best", "last"):
         raise TrtlmError(f"--keep {keep}: is neither best nor last.")
+    kept = cast(Literal["best", "last"], keep)
+    schedules = Settings().shortened(length).with_steps(_steps(steps))
+    settings = replace(schedules, seed=seed, keep=kept, noise=noise)
     task = load_task(task_file)
     dataset = load_dataset(data, task)
     if split is not None:
@@ -47,9 +50,6 @@ def train_command(
         raise TrtlmError(f"--fold {fold}: must be below --folds {folds}.")
     else:
         parts = k_folds(dataset.ids, folds, seed)[fold]
-    kept = cast(Literal["best", "last"], keep)
-    schedules = Settings().shortened(length).with_steps(_steps(steps))
-    settings = replace(schedules, seed=seed, keep=kept, noise=noise)
     with _Bar(quiet) as bar:
         run = Run(
             task, dataset.subset(parts.train), dataset.subset(parts.validation), settings, out, bar, _device(device)
