@@ -75,13 +75,12 @@ def random_warp(template: Template, shape: Floats, rng: np.random.Generator) -> 
     wide, narrow = rng.uniform(0, 2.0), rng.uniform(0, 0.8)
     wide_noise = smooth_noise(lattice, 36 / CONTROL_SPACING, rng, 3)
     narrow_noise = smooth_noise(lattice, 12 / CONTROL_SPACING, rng, 3)
-    scaled = template.points + 0  # one affine change for all: heads are longer, wider or higher
-    scale = np.exp(rng.uniform(-0.06, 0.06, 3))
+    scale = np.exp(rng.uniform(-0.06, 0.06, 3))  # heads are longer, wider or higher
     shape = (shape - shape.mean(0)) * scale + shape.mean(0)
     for _ in range(8):
         extra = strength * (wide * wide_noise + narrow * narrow_noise)
         try:
-            warp = warp_between(shape, scaled, control, smoothing, extra)
+            warp = warp_between(shape, template.points, control, smoothing, extra)
             return warp, warp.preimage(template.points)
         except FoldedWarpError:  # smoother until it can be inverted
             smoothing, strength = 2 * smoothing, 0.7 * strength
@@ -166,7 +165,6 @@ def make_case(template: Template, person: Person, rng: np.random.Generator, head
     shape = tuple(brain.shape)
     texture = rng.uniform(0, 0.12) * smooth_noise(shape, rng.uniform(1.5, 5) / step, rng)[0, 0]
     brain = brain / covered.clamp(min=0.5) * (1 + texture)
-    # The template ends below the brainstem; a cut there must not be a landmark of its own.
     keep = (covered > 0.5).float()
     if whole:
         around, _ = head_around(places, outside, step, rng)

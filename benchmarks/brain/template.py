@@ -12,26 +12,18 @@ import SimpleITK as sitk  # noqa: N813 - the package's own usual name
 import torch
 from torch import Tensor
 
+from benchmarks.brain.scan import t1_path
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation
 from trt_landmarks.landmark_files import read_landmarks, select
 from trt_landmarks.scan import read_scan
 from trt_landmarks.task import Task
 
-#: Of nilearn's package: MNI152, 2009a, symmetric, T1, 1 mm, brain only.
-T1_FILE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 #: The 2009b template is the 2009a one at 0.5 mm: its landmarks are this scan's.
 LANDMARKS_FILE = "templates/tpl-MNI152NLin2009bSym_afids.fcsv"
 #: Names of the landmarks are in the task's order everywhere in the data.
 NAMES_FILE = "afids_names.csv"
 #: Resolution of the distance to the brain's surface, mm.
 COARSER = 2
-
-
-def t1_path() -> Path:
-    """The T1 template in the installed nilearn."""
-    import nilearn
-
-    return Path(nilearn.__file__).parent / T1_FILE
 
 
 @dataclass(frozen=True)
@@ -66,10 +58,9 @@ class Template:
 def load_template(data: Path, task: Task) -> Template:
     """Read the T1 template and its landmarks (``data`` is the folder of the fiducials)."""
     scan = read_scan(t1_path())
-    axes = scan.geometry.direction  # the file is stored along RAS; the grid runs along LPS
     voxels = scan.voxels
-    for axis in range(3):
-        if axes[axis, axis] < 0:
+    for axis in range(3):  # the file is stored along RAS; the grid runs along LPS
+        if scan.geometry.direction[axis, axis] < 0:
             voxels = np.flip(voxels, 2 - axis)
     image = torch.from_numpy(voxels.astype(np.float32) / 255)[None, None]
     grid = Grid(scan.geometry.size, scan.geometry.spacing, scan.geometry.centre)
@@ -104,8 +95,8 @@ def people(data: Path, task: Task) -> dict[str, Floats]:
 
 def other_templates(data: Path, task: Task) -> dict[str, Floats]:
     """Landmarks ``[N, 3]`` of the other templates, sorted by name."""
-    paths = sorted((data / "templates").glob("*.fcsv"))
-    return {path.name.split("_")[0]: _in_order(path, data, task) for path in paths if path.name not in LANDMARKS_FILE}
+    paths = sorted(set((data / "templates").glob("*.fcsv")) - {data / LANDMARKS_FILE})
+    return {path.name.split("_")[0]: _in_order(path, data, task) for path in paths}
 
 
 def aligned(shape: Floats, template: Template) -> Floats:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,14 @@ def test_landmarks_come_back_to_the_template_through_the_warp(task: Task, templa
         back = warp(torch.as_tensor(points)).numpy()
         assert np.linalg.norm(back - template.points, axis=1).max() < 0.05
         assert np.linalg.norm(points - template.points, axis=1).max() > 2  # it is somebody else
+
+
+def test_the_scan_is_found_without_torch() -> None:
+    code = (
+        "import sys; from benchmarks.brain.scan import main; main(); assert not {'torch', 'nilearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).is_file()
 
 
 @pytest.fixture

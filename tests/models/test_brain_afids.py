@@ -17,7 +17,8 @@ from trt_landmarks.task import load_task
 pytest.importorskip("nilearn", reason="the scan is nilearn's")
 
 from benchmarks.brain import cases
-from benchmarks.brain.template import Template, aligned, load_template, people, t1_path
+from benchmarks.brain.scan import t1_path
+from benchmarks.brain.template import Template, aligned, load_template, people
 
 
 @pytest.fixture(scope="module")
