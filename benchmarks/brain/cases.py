@@ -126,10 +126,8 @@ def contrast(template: Template, rng: np.random.Generator) -> Tensor:
         image = image + rng.uniform(0, 1.5) * (image - blur(image[0, 0], np.full(3, rng.uniform(1, 2)))[None, None])
         image = torch.where(template.image > 0, image.clamp(0.02, 1), 0)
     values = np.linspace(0, 1, 256)
-    kind = rng.random()
-    bright = 0.9  # of the template's white matter
-    if kind < 0.75:
-        table = monotone_table(values / bright, rng, rng.uniform(0.1, 0.7))
+    if rng.random() < 0.75:
+        table = monotone_table(values / 0.9, rng, rng.uniform(0.1, 0.7))  # 0.9: the template's white matter
         floor = rng.uniform(0, 0.15)
         table = floor + (1 - floor) * table
     else:
@@ -167,7 +165,7 @@ def make_case(template: Template, person: Person, rng: np.random.Generator, head
     brain = brain / covered.clamp(min=0.5) * (1 + texture)
     keep = (covered > 0.5).float()
     if whole:
-        around, _ = head_around(places, outside, step, rng)
+        around = head_around(places, outside, step, rng)
         volume = keep * brain + (1 - keep) * around
     else:
         edge = rng.uniform(-2, 4) + rng.uniform(0, 1.5) * smooth_noise(shape, 20 / step, rng)[0, 0]

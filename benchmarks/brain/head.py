@@ -19,17 +19,14 @@ EYES = ((32.0, -60.0, -36.0), (-32.0, -60.0, -36.0))
 CORD = (0.0, 42.0)
 
 
-def head_around(places: Tensor, outside: Tensor, spacing: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Values of everything but the brain, and where there is anything.
+def head_around(places: Tensor, outside: Tensor, spacing: float, rng: np.random.Generator) -> Tensor:
+    """Values ``[Z, Y, X]`` of everything but the brain, 0 where there is nothing.
 
     Args:
         places: ``[Z, Y, X, 3]``, the template's point that each voxel shows.
         outside: ``[Z, Y, X]`` mm from the brain's hull, negative inside.
         spacing: mm between voxels, about.
         rng: what is random.
-
-    Returns:
-        Values ``[Z, Y, X]`` and a mask of the same shape.
     """
     shape = tuple(outside.shape)
 
@@ -76,7 +73,7 @@ def head_around(places: Tensor, outside: Tensor, spacing: float, rng: np.random.
         values = torch.where(below & (cord < 10), torch.full_like(values, water), values)
         values = torch.where(below & (cord < rng.uniform(4, 7)), torch.full_like(values, rng.uniform(0.6, 1.1)), values)
     inside = (depth < 0) | (outside < skull)
-    return (values * inside).clamp(0, 2), inside
+    return (values * inside).clamp(0, 2)
 
 
 def _ellipsoid(places: Tensor, form: tuple[tuple[float, ...], tuple[float, ...]], rng: np.random.Generator) -> Tensor:
