@@ -40,6 +40,8 @@ VALIDATION_EVERY = 5
 CONTROL_SPACING, CONTROL_POINTS = 6.0, (48, 52, 56)
 #: Share of cases with a head around the brain.
 HEADS = 0.55
+#: Share of cases whose tissues' grey values are in T1's order.
+T1 = 0.75
 #: Voxels of a case, at most.
 LARGEST = 6e6
 #: Where the brain lies about the template's landmarks' mean, from and to (LPS mm); the head may reach further.
@@ -119,14 +121,15 @@ def random_geometry(centre: Floats, whole: bool, rng: np.random.Generator) -> tu
     return geometry, turn
 
 
-def contrast(template: Template, rng: np.random.Generator) -> Tensor:
-    """The template ``[1, 1, Z, Y, X]`` with random grey values, white matter about 1."""
+def contrast(template: Template, rng: np.random.Generator) -> tuple[Tensor, bool]:
+    """The template ``[1, 1, Z, Y, X]`` with random grey values of about 0 to 1, and if they are in T1's order."""
     image = template.image
     if rng.random() < 0.6:  # an average of many brains is blurred: sharpen it
         image = image + rng.uniform(0, 1.5) * (image - blur(image[0, 0], np.full(3, rng.uniform(1, 2)))[None, None])
         image = torch.where(template.image > 0, image.clamp(0.02, 1), 0)
     values = np.linspace(0, 1, 256)
-    if rng.random() < 0.75:
+    t1 = bool(rng.random() < T1)
+    if t1:
         table = monotone_table(values / 0.9, rng, rng.uniform(0.1, 0.7))  # 0.9: the template's white matter
         floor = rng.uniform(0, 0.15)
         table = floor + (1 - floor) * table
@@ -135,16 +138,24 @@ def contrast(template: Template, rng: np.random.Generator) -> Tensor:
     place = (image * 255).clamp(0, 254.999)
     index = place.long()
     low, high = (torch.as_tensor(table, dtype=torch.float32)[index + n] for n in (0, 1))
-    return torch.where(template.image > 0, low + (place - index) * (high - low), 0)
+    return torch.where(template.image > 0, low + (place - index) * (high - low), 0), t1
 
 
 @dataclass(frozen=True)
 class Made:
-    """A made case: the scan, its landmarks ``[N, 3]`` (LPS mm), and whether there is a head around the brain."""
+    """A made case.
+
+    Attributes:
+        scan: the image.
+        points: ``[N, 3]`` LPS mm.
+        head: whether there is a head around the brain.
+        t1: whether its tissues' grey values are in T1's order.
+    """
 
     scan: Scan
     points: Floats
     head: bool
+    t1: bool
 
 
 def make_case(template: Template, person: Person, rng: np.random.Generator, head: bool | None = None) -> Made:
@@ -158,7 +169,8 @@ def make_case(template: Template, person: Person, rng: np.random.Generator, head
     places = warp(positions(grid))
     distance, wider = template.outside
     outside = resample(distance, wider, places, border=True)[0]
-    brain = resample(contrast(template, rng), template.grid, places)[0]
+    image, t1 = contrast(template, rng)
+    brain = resample(image, template.grid, places)[0]
     covered = resample((template.image > 0).float(), template.grid, places)[0]
     shape = tuple(brain.shape)
     texture = rng.uniform(0, 0.12) * smooth_noise(shape, rng.uniform(1.5, 5) / step, rng)[0, 0]
@@ -185,7 +197,7 @@ def make_case(template: Template, person: Person, rng: np.random.Generator, head
     slight = rotation_xyz(np.deg2rad(rng.uniform(-2, 2, 3)))  # scans lie slightly oblique in the world
     x, y, z = slight @ np.asarray(placed.origin)
     placed = Geometry(placed.size, placed.spacing, (x, y, z), slight @ placed.direction)
-    return Made(scan_from_array(voxels, placed, person.name), (points @ turn.T + shift) @ slight.T, whole)
+    return Made(scan_from_array(voxels, placed, person.name), (points @ turn.T + shift) @ slight.T, whole, t1)
 
 
 def plan(
@@ -203,17 +215,19 @@ def plan(
     return chosen
 
 
-def write_case(person: Person, template: Template, marks: tuple[str, ...], out: Path, seed: int) -> tuple[str, bool]:
-    """Make and write one case; the same name and seed give the same case.  Returns its name and if it has a head."""
+def write_case(
+    person: Person, template: Template, marks: tuple[str, ...], out: Path, seed: int
+) -> tuple[str, dict[str, bool]]:
+    """Make and write one case; the same name and seed give the same case.  Returns its name and what kind it is of."""
     torch.set_num_threads(1)
     made = make_case(template, person, np.random.default_rng([seed, *person.name.encode()]))
     write_scan(made.scan, out / "images" / f"{person.name}.nii.gz")
     write_mrk_json(out / "landmarks" / f"{person.name}.mrk.json", dict(zip(marks, made.points, strict=True)))
-    return person.name, made.head
+    return person.name, {"head": made.head, "t1": made.t1}
 
 
 def main() -> None:
-    """Make the folder: images/, landmarks/, split.json, and heads.json with the cases that are whole heads."""
+    """Make the folder: images/, landmarks/, split.json and kinds.json (with a head? T1?)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", type=Path)
     parser.add_argument("--data", type=Path, required=True)
@@ -238,12 +252,12 @@ def main() -> None:
     split = {part: [one.name for one in members] for part, members in persons.items()}
     (options.out / "split.json").write_text(json.dumps(split, indent=1) + "\n")
     make = partial(write_case, template=template, marks=task.landmarks, out=options.out, seed=options.seed)
-    heads = []
+    kinds = {}
     with ProcessPoolExecutor(options.workers) as pool:
-        for name, head in pool.map(make, [one for members in persons.values() for one in members]):
+        for name, kind in pool.map(make, [one for members in persons.values() for one in members]):
             print(name, flush=True)
-            heads += [name] * head
-    (options.out / "heads.json").write_text(json.dumps(heads, indent=1) + "\n")
+            kinds[name] = kind
+    (options.out / "kinds.json").write_text(json.dumps(kinds, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 DIR is a folder made by benchmarks.brain.cases; its validation people are localized.  Every --scan is one further
 scan with its own landmark file.  Both stages are measured, and the mean shape in the scan's middle as the guess to
-beat; made cases also apart, with and without a head around the brain.
+beat; made cases also apart, by contrast and with and without a head around the brain.
 """
 
 from __future__ import annotations
@@ -62,12 +62,15 @@ def main() -> None:
     marks = bundle.task.landmarks
     dataset = load_dataset(options.cases, bundle.task)
     cases = list(dataset.subset(split_from_file(options.cases / "split.json", dataset.ids).validation))
-    heads = set(json.loads((options.cases / "heads.json").read_text()))
-    kinds = {
-        "made": list(range(len(cases))),
-        "made, whole head": [n for n, case in enumerate(cases) if case.id in heads],
-        "made, brain only": [n for n, case in enumerate(cases) if case.id not in heads],
-    }
+    kind_of = json.loads((options.cases / "kinds.json").read_text())
+    kinds = {"made": list(range(len(cases)))}
+    for name, t1, head in (
+        ("made, T1 of a whole head", True, True),
+        ("made, T1 of the brain only", True, False),
+        ("made, other contrast, whole head", False, True),
+        ("made, other contrast, brain only", False, False),
+    ):
+        kinds[name] = [n for n, case in enumerate(cases) if kind_of[case.id] == {"head": head, "t1": t1}]
     for name, image, landmarks in options.scan:
         kinds[name] = [len(cases)]
         cases.append(Case(name, Path(image), select(read_landmarks(landmarks), marks, landmarks)))
