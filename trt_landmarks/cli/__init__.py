@@ -16,7 +16,7 @@ from trt_landmarks.cli.building import build, calibrate, inspect
 from trt_landmarks.cli.confidence import confidence
 from trt_landmarks.cli.inference import evaluate, infer
 from trt_landmarks.cli.outputs import convert, report, view
-from trt_landmarks.cli.training import export, train
+from trt_landmarks.cli.training import export, init, train
 from trt_landmarks.errors import TrtlmError
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def doctor(
     raise typer.Exit(run(as_json, deep))
 
 
-for command in (train, export, confidence, build, calibrate, inspect, infer, bench):
+for command in (init, train, export, confidence, build, calibrate, inspect, infer, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 for on_results in (convert, view, report):

@@ -1,4 +1,4 @@
-"""Commands from scans to a bundle: ``train``, ``export``."""
+"""Commands from annotations to a bundle: ``init``, ``train``, ``export``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from trt_landmarks.scan import Scan
 
 
+def init(
+    landmarks: Annotated[Path, typer.Option("--from", help="Folder of landmark files: <case>.mrk.json, .fcsv, .csv.")],
+    out: Annotated[Path, typer.Option(help="Task file to write; one that exists is kept.")],
+    scans: Annotated[Path | None, typer.Option(help="Folder of the scans, for the sizes of the grids.")] = None,
+    name: Annotated[str | None, typer.Option(help="The task's name. [default: the file's]")] = None,
+) -> None:
+    """Propose a task file: names, groups, mirror pairs and grids from annotations and scans."""
+    from trt_landmarks.errors import TaskError
+    from trt_landmarks.files import write_text
+    from trt_landmarks.task_proposal import propose_task
+
+    if out.exists():
+        raise TaskError(f"{out}: exists already.", "Name another file.")
+    proposal = propose_task(landmarks, scans, name or out.stem)
+    write_text(out, proposal.text, TaskError)
+    for remark in proposal.remarks:
+        typer.echo(f"- {remark}")
+    typer.echo(f"task file, to be checked: {out}")
+
+
 def train(
     task: Annotated[Path, typer.Argument(help="Task file (YAML).")],
     data: Annotated[Path, typer.Option(help="Folder with images/ and landmarks/.")],
@@ -25,6 +45,10 @@ def train(
     keep: Annotated[str, typer.Option(help="Weights to keep: best (by validation) or last.")] = "best",
     noise: Annotated[float, typer.Option(min=0, help="Noise of the patch centres, fraction of the edge.")] = 1 / 6,
     length: Annotated[float, typer.Option(min=0.0001, help="Factor on all numbers of steps.")] = 1.0,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(help="Steps of coarse, shared, independent or correlated nets: coarse=3000. Repeatable."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... or auto.")] = "auto",
     quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
 ) -> None:
@@ -33,7 +57,7 @@ def train(
         from trt_landmarks.training.command import train_command
     metrics = train_command(
         task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise, length=length,
-        device=device, quiet=quiet or not sys.stderr.isatty(),
+        steps=steps or (), device=device, quiet=quiet or not sys.stderr.isatty(),
     )  # fmt: skip
     typer.echo(metrics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -12,7 +13,7 @@ from trt_landmarks.dataset import k_folds, load_dataset, split_from_file
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.task import load_task
 from trt_landmarks.training.run import Run
-from trt_landmarks.training.settings import Settings
+from trt_landmarks.training.settings import KINDS, Settings
 
 
 def train_command(
@@ -27,6 +28,7 @@ def train_command(
     keep: str,
     noise: float,
     length: float,
+    steps: Sequence[str],
     device: str,
     quiet: bool,
 ) -> str:
@@ -37,6 +39,9 @@ def train_command(
     """
     if keep not in ("best", "last"):
         raise TrtlmError(f"--keep {keep}: is neither best nor last.")
+    kept = cast(Literal["best", "last"], keep)
+    schedules = Settings().shortened(length).with_steps(_steps(steps))
+    settings = replace(schedules, seed=seed, keep=kept, noise=noise)
     task = load_task(task_file)
     dataset = load_dataset(data, task)
     if split is not None:
@@ -45,8 +50,6 @@ def train_command(
         raise TrtlmError(f"--fold {fold}: must be below --folds {folds}.")
     else:
         parts = k_folds(dataset.ids, folds, seed)[fold]
-    kept = cast(Literal["best", "last"], keep)
-    settings = replace(Settings().shortened(length), seed=seed, keep=kept, noise=noise)
     with _Bar(quiet) as bar:
         run = Run(
             task, dataset.subset(parts.train), dataset.subset(parts.validation), settings, out, bar, _device(device)
@@ -61,6 +64,20 @@ def train_command(
         sdr = ", ".join(f"SDR({one['radius_mm']:g} mm) {one['percent']:.1f} %" for one in row["sdr"])
         lines.append(f"  {stage}: MRE {row['mre_mm']:.3f} mm, {sdr}")
     return "\n".join(lines)
+
+
+def _steps(given: Sequence[str]) -> dict[str, int]:
+    """``coarse=3000`` and the like as numbers of steps."""
+    steps = {}
+    for text in given:
+        kind, _, count = text.partition("=")
+        if kind not in KINDS or not count.isdecimal() or int(count) < 1:
+            raise TrtlmError(
+                f"--steps {text}: is not a kind of net and its number of steps.",
+                f"For example --steps coarse=3000; kinds are {', '.join(KINDS)}.",
+            )
+        steps[kind] = int(count)
+    return steps
 
 
 def _device(name: str) -> torch.device:

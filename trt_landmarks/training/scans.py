@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trt_landmarks.dataset import Case
-from trt_landmarks.geometry import Floats, Geometry, rigid_rotation
+from trt_landmarks.geometry import Floats, Geometry
 from trt_landmarks.sampling import intensity_range
 from trt_landmarks.scan import read_scan
+from trt_landmarks.shapes import average_shape
 from trt_landmarks.task import Task
 
 
@@ -66,28 +67,5 @@ def load_training_scan(case: Case, task: Task, device: torch.device) -> Training
 
 
 def mean_shape(scans: list[TrainingScan], mirror: tuple[int, ...] | None, axis: int | None) -> Floats:
-    """The training set's mean landmark shape ``[N, 3]``, mm from the scan's middle.
-
-    Poses are averaged out by aligning every case to the mean (rotation about the centroid, a few rounds).  With
-    mirror pairs the mean is made symmetric about ``axis``, so that its axis is the anatomy's.
-    """
-    points = np.stack([scan.points - scan.geometry.centre for scan in scans])
-    mean = np.nanmean(points, axis=0)
-    for _ in range(5):
-        aligned = []
-        for shape in points:
-            known = ~np.isnan(shape).any(axis=1)
-            if known.sum() >= 3:
-                rotation = rigid_rotation(shape[known], mean[known])
-                centre, target = shape[known].mean(0), mean[known].mean(0)
-                aligned.append((shape - centre) @ rotation.T + target)
-        if aligned:
-            mean = np.nanmean(np.stack(aligned), axis=0)
-        if mirror is not None and axis is not None:
-            has_image = np.asarray(mirror) >= 0
-            flip = np.ones(3)
-            flip[axis] = -1
-            middle = mean[has_image].mean(0) * (1 - flip) / 2  # the plane is where the symmetric landmarks' centre is
-            image = (mean * flip + 2 * middle)[list(mirror)]
-            mean = np.where(has_image[:, None], 0.5 * (mean + image), mean)
-    return mean
+    """The training set's :func:`~trt_landmarks.shapes.average_shape` ``[N, 3]``, mm from the scan's middle."""
+    return average_shape(np.stack([scan.points - scan.geometry.centre for scan in scans]), mirror, axis)

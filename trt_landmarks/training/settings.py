@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from trt_landmarks.training.augmentation import Augmentation
 from trt_landmarks.training.loop import Schedule
+
+#: Nets that have a schedule of their own.
+KINDS = ("coarse", "shared", "independent", "correlated")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,10 @@ class Settings:
             self, coarse=short(self.coarse), shared=short(self.shared),
             independent=short(self.independent), correlated=short(self.correlated),
         )  # fmt: skip
+
+    def with_steps(self, steps: Mapping[str, int]) -> Settings:
+        """The same with other numbers of steps for some :data:`KINDS` of nets."""
+        return replace(self, **{kind: replace(getattr(self, kind), steps=count) for kind, count in steps.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint's record."""

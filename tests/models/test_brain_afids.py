@@ -1,0 +1,80 @@
+"""The shipped brain-afids model: on the template that it was made from, and on made cases of people it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.engines.select import open_engine
+from trt_landmarks.geometry import Floats
+from trt_landmarks.localizer import Localizer
+from trt_landmarks.scan import Scan, read_scan
+from trt_landmarks.task import load_task
+
+pytest.importorskip("nilearn", reason="the scan is nilearn's")
+
+from benchmarks.brain import cases
+from benchmarks.brain.scan import t1_path
+from benchmarks.brain.template import Template, aligned, load_template, people
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_bundle("brain-afids")
+
+
+@pytest.fixture(scope="module")
+def localizer(bundle: Bundle) -> Localizer:
+    return Localizer(bundle.task, bundle.mean_shape, open_engine(bundle, "onnxruntime")[0])
+
+
+@pytest.fixture(scope="module")
+def data(data_root: Path) -> Path:
+    if not (data_root / "brain-afids").is_dir():
+        pytest.skip(f"no brain-afids in {data_root}")
+    return data_root / "brain-afids"
+
+
+@pytest.fixture(scope="module")
+def template(data: Path, bundle: Bundle) -> Template:
+    return load_template(data, bundle.task)
+
+
+def errors(localizer: Localizer, scan: Scan, truth: Floats) -> tuple[float, float]:
+    """Mean radial error (mm) of both stages together, and of the coarse one."""
+    found = localizer.localize(scan)
+    fine, coarse = (np.linalg.norm(points - truth, axis=1).mean() for points in (found.points, found.coarse_points))
+    return float(fine), float(coarse)
+
+
+def test_files_are_small_and_their_origin_is_told(bundle: Bundle, repo_root: Path) -> None:
+    assert max(path.stat().st_size for path in bundle.root.rglob("*")) <= 25e6
+    provenance = bundle.manifest["provenance"]
+    assert {"data", "licence", "command", "cases", "citation"} <= set(provenance)
+    assert "Copyright (C) 1993-2009 Louis Collins" in provenance["licence"]["template"]
+    assert "CC-BY-4.0" in provenance["licence"]["landmarks"]
+    assert "seed" in bundle.manifest["training"]
+    assert load_task(repo_root / "tasks" / "brain-afids.yaml") == bundle.task
+
+
+def test_millimetres_on_the_template(localizer: Localizer, template: Template) -> None:
+    fine, coarse = errors(localizer, read_scan(t1_path()), template.points)
+    assert fine <= 2.0
+    assert fine < coarse <= 8.0
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_millimetres_on_people_it_was_not_trained_on(
+    localizer: Localizer, template: Template, data: Path, monkeypatch: pytest.MonkeyPatch, head: bool
+) -> None:
+    monkeypatch.setattr(cases, "LARGEST", 1.5e6)
+    shapes = people(data, localizer.task)
+    name = cases.split_people(list(shapes))[1][3 + head]
+    person = cases.Person(name, aligned(shapes[name], template))
+    made = cases.make_case(template, person, np.random.default_rng(2), head)
+    fine, coarse = errors(localizer, made.scan, made.points)
+    assert fine <= 3.0
+    assert fine < coarse <= 10.0
