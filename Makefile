@@ -1,4 +1,5 @@
-# `make demo` localizes landmarks in a real scan; `make test` checks the project. Both install into .venv/ first.
+# `make demo` finds landmarks in a human brain, `make demo-mouse` in a real micro-CT head; `make test` checks the
+# project. All install into .venv/ first.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,24 +10,29 @@ BIN := $(VENV)/bin
 # One pip command for everything: torch's range has to be known while ModelOpt, which takes any torch, is resolved.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo scan test lint clean distclean
+.PHONY: help demo demo-mouse scan test lint clean distclean
 
 help:
-	@echo "make demo       install, then localize the landmarks of one scan: preds.json"
+	@echo "make demo       install, then find 32 landmarks in a human brain: preds.json, slicer/, pictures/"
+	@echo "make demo-mouse the same with 45 landmarks in a real micro-CT head of TRTLM_DATA"
 	@echo "make test       install with everything that tests need, then lint and run the tests"
 	@echo "make lint       ruff and mypy"
-	@echo "make clean      remove caches, build folders and preds.json"
+	@echo "make clean      remove caches, build folders and what the demo wrote"
 	@echo "make distclean  the same, and $(VENV)/"
 	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
 
-demo: scan $(VENV)/.installed
-	$(BIN)/trtlm infer "$(SCAN)" --out preds.json
+demo: $(VENV)/.installed
+	$(BIN)/trtlm infer "$$($(BIN)/python -m benchmarks.brain.scan)" --model brain-afids --out preds.json \
+	  --markups slicer --figures pictures
+
+demo-mouse: scan $(VENV)/.installed
+	$(BIN)/trtlm infer "$(SCAN)" --model mouse-skull --out preds.json --markups slicer --figures pictures
 
 # Before anything is installed.
 scan:
 	@test -f "$(SCAN)" || { \
-	  echo "make demo: no scan at $(SCAN)." >&2; \
-	  echo "Name the folder that holds mouse-skull-ct/: make demo TRTLM_DATA=/path/to/data" >&2; \
+	  echo "make demo-mouse: no scan at $(SCAN)." >&2; \
+	  echo "Name the folder that holds mouse-skull-ct/: make demo-mouse TRTLM_DATA=/path/to/data" >&2; \
 	  exit 1; }
 
 test: lint
@@ -37,7 +43,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json slicer pictures
 	find benchmarks calibration export tests trt_landmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
@@ -46,8 +52,8 @@ distclean: clean
 # Editable: a change in the code needs no new installation, one in pyproject.toml makes one.
 # The stamps are ordered, so that the small installation is not repeated after the large one.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	@echo "Installing trt-landmarks into $(VENV)/ ..."
-	$(PIP_INSTALL) --editable .
+	@echo "Installing trt-landmarks[demo] into $(VENV)/ ..."
+	$(PIP_INSTALL) --editable ".[demo]"
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python

@@ -25,6 +25,7 @@ SHORT = {
     "train": ["--length", "0.0005"],
     "--calib": ["--n", "1", "--accept-deviation"],
     "calibrate": ["--n", "1", "--accept-deviation"],
+    "bench": ["--engines", "onnxruntime", "--rounds", "1", "--count", "1", "--cold", "1", "--folder", "0"],
 }
 
 
@@ -44,11 +45,12 @@ def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory
     """A folder with what the README's commands name: scans/, landmarks/, task.yaml, folder/."""
     place = tmp_path_factory.mktemp("readme")
     (place / "scans").mkdir()
-    shutil.copy(mouse_scans[0], place / "scans")
-    shutil.copy(mouse_scans[0], place / "head.nii.gz")
+    for copy in (place / "scans", place):
+        shutil.copy(mouse_scans[0], copy / "head.nii.gz")
     name = mouse_scans[0].name.removesuffix(".nii.gz")
     (place / "landmarks").mkdir()
-    shutil.copy(mouse_scans[0].parent.parent / "landmarks" / f"{name}.mrk.json", place / "landmarks")
+    annotated = mouse_scans[0].parent.parent / "landmarks" / f"{name}.mrk.json"
+    shutil.copy(annotated, place / "landmarks" / "head.mrk.json")
     task = tiny_checkpoint.task
     (place / "task.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
     rng = np.random.default_rng(0)
@@ -65,7 +67,10 @@ def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory
 
 def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
     shown = {words[0] for words in commands(repo_root)}
-    assert shown >= {"train", "export", "build", "infer", "eval", "calibrate", "inspect", "doctor"}
+    assert shown >= {
+        "train", "export", "build", "infer", "eval", "calibrate", "inspect", "doctor", "bench", "convert", "view",
+        "report",
+    }  # fmt: skip
     assert ["build", "--precision", "fp16"] in commands(repo_root)
     assert ["infer", "scans/", "--out", "preds.json"] in commands(repo_root)
 
@@ -81,7 +86,8 @@ def test_the_readmes_commands_run_in_order(repo_root: Path, place: Path) -> None
             check=False,
         )
         assert done.returncode == 0, f"trtlm {shlex.join(words)}\n{done.stdout}{done.stderr}"
-    assert (place / "preds.json").is_file()
+    for name in ("preds.json", "preds.csv", "slicer/head.mrk.json", "view.png", "report.html", "report/bench.json"):
+        assert (place / name).is_file(), name
 
 
 def test_the_readmes_python_runs(repo_root: Path, place: Path) -> None:

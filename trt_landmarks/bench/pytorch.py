@@ -38,6 +38,7 @@ def prepare_nets(bundle: Bundle, scan: Scan, folder: Path, run: Path | None = No
         EngineError: if the run is of another task.
         ModuleNotFoundError: if a package is missing.
     """
+    import torch
     from safetensors.torch import save_file
 
     from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
@@ -55,7 +56,9 @@ def prepare_nets(bundle: Bundle, scan: Scan, folder: Path, run: Path | None = No
         from trt_landmarks.export.weights import nets_from_bundle
 
         nets = nets_from_bundle(bundle, [scan])
-    weights = {f"{graph}/{name}": value for graph, net in nets.items() for name, value in net.state_dict().items()}
+    weights: dict[str, torch.Tensor] = {}
+    for graph, net in nets.items():
+        weights |= {f"{graph}/{name}": value.contiguous() for name, value in net.state_dict().items()}
     save_file(weights, folder / NETS_FILE)
     localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
     np.savez(folder / "inputs.npz", **real_inputs(localizer, [scan]))  # type: ignore[arg-type]
