@@ -42,7 +42,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CONFIDENCE = "confidence.json"
 #: Models that ship with the package, by name; the first is the default.
-SHIPPED = ("mouse-skull",)
+SHIPPED = ("mouse-skull", "brain-afids")
 #: Environment variable naming the default model (a shipped name or a bundle folder).
 MODEL_VARIABLE = "TRTLM_MODEL"
 #: Environment variable naming the folder for builds of shipped models.

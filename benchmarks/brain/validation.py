@@ -3,8 +3,9 @@
     python -m benchmarks.brain.validation MODEL --cases DIR [--scan NAME FILE LANDMARKS]... --out FILE.json
 
 DIR is a folder made by benchmarks.brain.cases; its validation people are localized.  Every --scan is one further
-scan with its own landmark file.  Both stages are measured, and the mean shape in the scan's middle as the guess to
-beat; made cases also apart, by contrast and with and without a head around the brain.
+scan with its own landmark file; there the shift that all landmarks share is told apart.  Both stages are measured,
+and the mean shape in the scan's middle as the guess to beat; made cases also apart, by contrast and with and without
+a head around the brain.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from trt_landmarks.localizer import Localizer
 from trt_landmarks.metrics import evaluate_points
 from trt_landmarks.scan import read_scan
 
+#: Kinds of made cases that are measured apart.
+KINDS = {
+    "made, T1": {"t1": True},
+    "made, T1, whole head": {"t1": True, "head": True},
+    "made, T1, brain only": {"t1": True, "head": False},
+    "made, other contrast": {"t1": False},
+}
+
 
 def localize(bundle: Bundle, cases: list[Case]) -> dict[str, Floats]:
     """Points ``[C, N, 3]`` of all cases by what gives them: guess, coarse, fine."""
@@ -39,15 +48,27 @@ def localize(bundle: Bundle, cases: list[Case]) -> dict[str, Floats]:
     return {stage: np.stack(rows) for stage, rows in points.items()}
 
 
-def tables(bundle: Bundle, cases: list[Case], found: dict[str, Floats], chosen: list[int]) -> dict[str, Any]:
-    """Figures of the ``chosen`` cases, for each stage; per landmark for the last."""
+def tables(
+    bundle: Bundle, cases: list[Case], found: dict[str, Floats], chosen: list[int], full: bool
+) -> dict[str, Any]:
+    """Figures of the ``chosen`` cases, for each stage; ``full``: per landmark for both stages together."""
     task, truth = bundle.task, np.stack([cases[n].points for n in chosen])
     groups = {group.name: list(group.landmarks) for group in task.groups}
     stages = {}
     for stage, points in found.items():
         table = evaluate_points(points[chosen], truth, task.landmarks, task.sdr_radii_mm, groups=groups).to_dict()
-        stages[stage] = table if stage == "fine" else {"overall": table["overall"]}
+        stages[stage] = table if full and stage == "fine" else {"overall": table["overall"]}
     return {"cases": [cases[n].id for n in chosen], **stages}
+
+
+def common_shift(found: Floats, truth: Floats) -> dict[str, Any]:
+    """What all landmarks of one scan ``[N, 3]`` are off by alike: the frames of file and annotation may differ."""
+    shift = np.nanmedian(found - truth, axis=0)
+    rest = np.linalg.norm(found - truth - shift, axis=1)
+    return {
+        "median_shift_lps_mm": [round(float(value), 3) for value in shift],
+        "without_it": {"mre_mm": round(float(np.nanmean(rest)), 3), "median_mm": round(float(np.nanmedian(rest)), 3)},
+    }
 
 
 def main() -> None:
@@ -64,20 +85,23 @@ def main() -> None:
     cases = list(dataset.subset(split_from_file(options.cases / "split.json", dataset.ids).validation))
     kind_of = json.loads((options.cases / "kinds.json").read_text())
     kinds = {"made": list(range(len(cases)))}
-    for name, t1, head in (
-        ("made, T1 of a whole head", True, True),
-        ("made, T1 of the brain only", True, False),
-        ("made, other contrast, whole head", False, True),
-        ("made, other contrast, brain only", False, False),
-    ):
-        kinds[name] = [n for n, case in enumerate(cases) if kind_of[case.id] == {"head": head, "t1": t1}]
+    for name, wanted in KINDS.items():
+        kinds[name] = [n for n in kinds["made"] if wanted.items() <= kind_of[cases[n].id].items()]
     for name, image, landmarks in options.scan:
         kinds[name] = [len(cases)]
         cases.append(Case(name, Path(image), select(read_landmarks(landmarks), marks, landmarks)))
     found = localize(bundle, cases)
-    report = {kind: tables(bundle, cases, found, chosen) for kind, chosen in kinds.items() if chosen}
+    scans = [name for name, _, _ in options.scan]
+    report = {
+        kind: tables(bundle, cases, found, chosen, full=kind in ("made, T1", *scans))
+        for kind, chosen in kinds.items()
+        if chosen
+    }
+    for name in scans:
+        (n,) = kinds[name]
+        report[name] |= common_shift(found["fine"][n], cases[n].points)
     command = f"python -m benchmarks.brain.validation {bundle.name} --cases DIR"
-    command += "".join(f" --scan '{name}' FILE LANDMARKS" for name, _, _ in options.scan)
+    command += "".join(f" --scan '{name}' FILE LANDMARKS" for name in scans)
     options.out.write_text(json.dumps({"command": command, **report}, indent=1) + "\n")
     for kind, table in report.items():
         for stage in found:
