@@ -6,16 +6,20 @@ the plain graph's file.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from trt_landmarks.export.onnx_graphs import HALF, export_graph
 from trt_landmarks.nets.cpu_form import for_cpu
 
+#: What a Slice takes besides its data.
+SLICE_INPUTS = ("starts", "ends", "axes", "steps")
 #: Tensors of fewer bytes are kept in the graph's own file.
 SMALLEST = 1024
 
@@ -40,8 +44,43 @@ def write_cpu_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int]
         return plain
     path = plain.with_suffix(".cpu.onnx")
     export_graph(form, graph, shape, path)
+    merge_slices(path)
     share_weights(path, plain)
     return path
+
+
+def merge_slices(path: Path) -> None:
+    """Cut along several axes at once where a graph does it axis by axis: each Slice copies what it leaves."""
+    model = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node if _constant_slice(node, stored)}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    merged: list[NodeProto] = []
+    for node in list(model.graph.node):
+        before = makers.get(node.input[0]) if node.output[0] in makers else None
+        if before is None or uses[before.output[0]] > 1:
+            continue
+        parts = [[numpy_helper.to_array(stored[name]) for name in one.input[1:]] for one in (before, node)]
+        if set(parts[0][2]) & set(parts[1][2]):
+            continue
+        for place, arrays in enumerate(zip(*parts, strict=True)):
+            tensor = numpy_helper.from_array(np.concatenate(arrays), f"{node.name}.{SLICE_INPUTS[place]}")
+            stored[tensor.name] = tensor
+            model.graph.initializer.append(tensor)
+            node.input[place + 1] = tensor.name
+        node.input[0] = before.input[0]
+        merged.append(before)
+    for node in merged:
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in list(model.graph.initializer):
+        if tensor.name not in used:
+            model.graph.initializer.remove(tensor)
+    path.write_bytes(model.SerializeToString())
+
+
+def _constant_slice(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
+    return node.op_type == "Slice" and len(node.input) == 5 and all(name in stored for name in node.input[1:])
 
 
 def share_weights(path: Path, plain: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trt_landmarks.nets.folding import folded
-from trt_landmarks.nets.unet import Decoder
+from trt_landmarks.nets.unet import ConvUnit, Decoder
 
 #: Channels of a group must be a multiple of this for the fast kernels (16 floats are one AVX-512 register).
 BLOCK = 16
@@ -38,7 +38,7 @@ def for_cpu(net: nn.Module) -> nn.Module | None:
     """
     result = folded(net)
     _convert(result)
-    return result if any(isinstance(part, (PlanarConv, MergeUnit)) for part in result.modules()) else None
+    return result if any(isinstance(part, (PlanarConv, PlanarUnit, MergeUnit)) for part in result.modules()) else None
 
 
 def _convert(module: nn.Module) -> None:
@@ -46,6 +46,8 @@ def _convert(module: nn.Module) -> None:
         if isinstance(child, Decoder) and all(fits(unit.conv, inputs=2) for unit in child.merge):  # type: ignore[arg-type,union-attr]
             _convert(child.reduce)
             setattr(module, name, CpuDecoder(child))
+        elif isinstance(child, ConvUnit) and fits(child.conv):
+            setattr(module, name, PlanarUnit(child.conv))
         elif isinstance(child, nn.Conv3d) and fits(child):
             setattr(module, name, PlanarConv(child))
         else:
@@ -72,6 +74,18 @@ class PlanarConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return planar(x, self.weight, self.bias, self.groups)[:, :, :, : x.shape[3]]
+
+
+class PlanarUnit(nn.Module):
+    """A planar convolution and ReLU, which the fast kernels do in one."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        return planar(x, conv.weight, conv.bias, conv.groups, relu=True)[:, :, :, : x.shape[3]]
 
 
 class CpuDecoder(nn.Module):
@@ -128,12 +142,13 @@ class MergeUnit(nn.Module):
         phases = phases.permute(0, 3, 5, 1, 2, 4, 6, 7).reshape(landmarks * 4 * out, channels, 2, 2, 3)
         found = planar(wide, phases, None, landmarks).reshape(-1, landmarks, 2, 2, out, z + 1, y + 1, 2 * x)
         rows = [
-            torch.stack([found[:, :, a, b, :, a : a + z, b : b + y] for b in (0, 1)], dim=5) for a in (0, 1)
-        ]  # [B, L, out, z, y, phase y, 2x]
-        return torch.stack(rows, dim=4).reshape(-1, landmarks * out, 2 * z, 2 * y, 2 * x)
+            torch.cat([found[:, :, a : a + 1, b : b + 1, :, a : a + z, b : b + y, None] for b in (0, 1)], dim=7)
+            for a in (0, 1)
+        ]  # [B, L, 1, 1, out, z, y, phase y, 2x]
+        return torch.stack(rows, dim=6).reshape(-1, landmarks * out, 2 * z, 2 * y, 2 * x)
 
 
-def planar(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+def planar(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, relu: bool = False) -> Tensor:
     """3D convolution, zero outside, as a sum of dilated 2D convolutions.
 
     Args:
@@ -141,6 +156,7 @@ def planar(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tenso
         weight: ``[Co, Ci / groups, Tz, Ty, 3]``; 3 taps along z and y, or 2: those before a voxel and at it.
         bias: ``[Co]``.
         groups: of channels.
+        relu: whether negative results become 0.
 
     Returns:
         ``[B, Co, Z', Y + 1, X]``: with 3 taps Z' is Z, and the last row of each slice has no meaning; with 2 taps Z'
@@ -161,4 +177,5 @@ def planar(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tenso
         )  # fmt: skip
         total = part if total is None else total + part
     assert total is not None
+    total = torch.relu(total) if relu else total
     return total.reshape(-1, weight.shape[0], z + 3 - taps_z, height, width)
