@@ -54,7 +54,11 @@ def test_weights_are_stored_once(half: bool, tmp_path: Path) -> None:
         store_half(plain)
     path = write_cpu_graph(net, INDEPENDENT, (2, 8, 8, 8), plain)
     assert path == tmp_path / "independent.cpu.onnx"
-    stored = onnx.load(path, load_external_data=False).graph.initializer
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    cuts = [node for node in graph.node if node.op_type == "Slice"]
+    assert cuts and all(makers.get(node.input[0]) != "Slice" for node in cuts)  # all axes at once
+    stored = graph.initializer
     outside = [tensor for tensor in stored if tensor.data_location == onnx.TensorProto.EXTERNAL]
     assert len(outside) >= 5
     assert {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"} == {

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from tests.synthetic import scramble
 from trt_landmarks.nets.correlated import CorrelatedNet
-from trt_landmarks.nets.cpu_form import MergeUnit, PlanarConv, fits, for_cpu, planar
+from trt_landmarks.nets.cpu_form import MergeUnit, PlanarConv, PlanarUnit, fits, for_cpu, planar
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.nets.unet import ConvUnit, UNets, concatenate
 from trt_landmarks.task import Correlated
@@ -32,6 +32,8 @@ def test_a_planar_convolution_is_the_convolution(
     found = planar(volume, weight, bias, groups)
     assert found.shape == (batch, groups * 2, z, y + 1, x)
     torch.testing.assert_close(found[:, :, :, :y], expected, rtol=1e-4, atol=1e-4)
+    positive = planar(volume, weight, bias, groups, relu=True)
+    torch.testing.assert_close(positive, found.clamp(min=0))
 
 
 @given(z=SIZES, y=SIZES, x=SIZES, landmarks=st.integers(1, 3))
@@ -60,7 +62,7 @@ def test_nets_give_the_same_and_keep_their_parameters(net: nn.Module) -> None:
     }
     parts = [type(part) for part in form.modules()]
     assert parts.count(MergeUnit) == 2
-    assert parts.count(PlanarConv) >= 6
+    assert parts.count(PlanarUnit) + parts.count(PlanarConv) >= 6
     patches = torch.rand(2, 3, 8, 12, 16)
     with torch.inference_mode():
         expected, found = plain(patches), form(patches)
