@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import locale
 import os
 import shutil
 import signal
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 def _interruptible() -> None:
     """Ctrl-C works, also where a script runs the tests in the background, whose processes ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _reads_utf8() -> None:
+    """Text is UTF-8 in every test: some library that others load leaves the C locale, in which Python reads ASCII."""
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trt_landmarks.bundle import SHIPPED
 from trt_landmarks.doctor.children import Answer
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import Need
@@ -17,7 +18,7 @@ LOADED: dict[str, dict[str, Any]] = {
     "isal": {},
     "onnxruntime": {"version": "1.24.4", "providers": ["CPUExecutionProvider"], "package": "onnxruntime", "cuda": ""},
     "onnxruntime-cuda": {},
-    "model": {"name": "mouse-skull", "shipped": True, "graphs": 3, "landmarks": 45, "ships": ["mouse-skull"]},
+    "model": {"name": "mouse-skull", "shipped": True, "graphs": 3, "landmarks": 45, "ships": list(SHIPPED)},
     "builds": {"builds": [], "warnings": [], "precisions": ["fp32", "fp16", "int8"]},
     "cache": {"folder": "~/.cache/x", "exists": False, "writable": True, "bytes": 0, "free_bytes": 10**9},
     "onnx": {"version": "1.21.0"},
