@@ -24,6 +24,7 @@ from trt_landmarks.bench.statistics import spread
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
+from trt_landmarks.export.cpu_graphs import write_cpu_graph
 from trt_landmarks.export.onnx_graphs import export_graph
 from trt_landmarks.export.parity import input_shapes
 from trt_landmarks.geometry import Geometry
@@ -82,10 +83,13 @@ def open_localizers(step: Step, engines: Sequence[str], threads: int, folder: Pa
     nets = {graph: folded(net) for graph, net in build_nets(task).items()}
     opened: dict[str, Engine] = {}
     if "onnxruntime" in engines:
-        paths = {graph: folder / f"{graph}-{step.landmarks}-{step.patch}.onnx" for graph in nets}
+        paths = {}
         for graph, net in nets.items():
-            if not paths[graph].exists():
-                export_graph(net, graph, input_shapes(task)[graph], paths[graph])
+            plain = folder / f"{graph}-{step.landmarks}-{step.patch}.onnx"
+            paths[graph] = plain.with_suffix(".cpu.onnx")
+            if not plain.exists():
+                export_graph(net, graph, input_shapes(task)[graph], plain)
+                paths[graph] = write_cpu_graph(net, graph, input_shapes(task)[graph], plain)
         opened["onnxruntime"] = OnnxRuntimeEngine(paths, threads=threads)
     if "torch" in engines:
         opened["torch"] = TorchEngine(nets)
