@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trt_landmarks
+from trt_landmarks.installed import installed_versions
 
 #: Distributions whose versions a report names.
 DISTRIBUTIONS = (
@@ -60,13 +61,7 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what is timed, without what is not installed."""
-    found = {"trt-landmarks": trt_landmarks.__version__}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"trt-landmarks": trt_landmarks.__version__, **installed_versions(DISTRIBUTIONS)}
 
 
 def commit() -> str | None:

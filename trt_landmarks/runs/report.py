@@ -6,7 +6,6 @@ paths but those that the user named.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from typing import Any
 from trt_landmarks import __version__
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.files import write_text
+from trt_landmarks.installed import installed_versions
 from trt_landmarks.memory import resident_memory
 from trt_landmarks.predictions import Predictions
 
@@ -137,7 +137,7 @@ def run_report(
         "model": {key: header.model.get(key) for key in ("name", "sha256")},
         "engine": {key: header.engine.get(key) for key in ("name", "precision", "provider", "preprocessing")},
         "settings": dict(settings),
-        "versions": {"trt-landmarks": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"trt-landmarks": __version__, "python": platform.python_version(), **installed_versions(PACKAGES)},
         "machine": _machine(),
         "counts": {
             "scans": found.scans,
@@ -163,16 +163,6 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         TrtlmError: if it cannot be written.
     """
     write_text(path, json.dumps(report, indent=1) + "\n", TrtlmError)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _machine() -> dict[str, Any]:
