@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.brain.head import head_around
+from benchmarks.brain.horns import vary_horns
 from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
 from trt_landmarks.geometry import Floats, Geometry, Grid
 from trt_landmarks.landmark_files import write_mrk_json
@@ -123,7 +124,7 @@ def random_geometry(centre: Floats, whole: bool, rng: np.random.Generator) -> tu
 
 def contrast(template: Template, rng: np.random.Generator) -> tuple[Tensor, bool]:
     """The template ``[1, 1, Z, Y, X]`` with random grey values of about 0 to 1, and if they are in T1's order."""
-    image = template.image
+    image = vary_horns(template.image, template.grid, template.points, template.names, rng)
     if rng.random() < 0.6:  # an average of many brains is blurred: sharpen it
         image = image + rng.uniform(0, 1.5) * (image - blur(image[0, 0], np.full(3, rng.uniform(1, 2)))[None, None])
         image = torch.where(template.image > 0, image.clamp(0.02, 1), 0)

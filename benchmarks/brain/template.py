@@ -34,11 +34,13 @@ class Template:
         image: ``[1, 1, Z, Y, X]`` float32, 0..1.
         grid: where it lies.
         points: ``[N, 3]`` its landmarks.
+        names: theirs, in the task's order.
     """
 
     image: Tensor
     grid: Grid
     points: Floats
+    names: tuple[str, ...]
 
     @cached_property
     def outside(self) -> tuple[Tensor, Grid]:
@@ -65,7 +67,7 @@ def load_template(data: Path, task: Task) -> Template:
     image = torch.from_numpy(voxels.astype(np.float32) / 255)[None, None]
     grid = Grid(scan.geometry.size, scan.geometry.spacing, scan.geometry.centre)
     path = data / LANDMARKS_FILE
-    return Template(image.contiguous(), grid, _in_order(path, data, task))
+    return Template(image.contiguous(), grid, _in_order(path, data, task), tuple(task.landmarks))
 
 
 def _in_order(path: Path, data: Path, task: Task) -> Floats:

@@ -11,13 +11,17 @@ import pytest
 import torch
 
 from trt_landmarks.task import Task, load_task
+from trt_landmarks.training.warping import positions, resample
 
 pytest.importorskip("nilearn", reason="the scan is nilearn's")
 
 from benchmarks.brain import cases
+from benchmarks.brain.horns import ATRIUM, REACH, TIPS, vary_horns
 from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
 
 ROOT = Path(__file__).resolve().parents[2]
+#: About a place, mm: the horns bend.
+SHIFTS = [np.array([x, y, z]) for x in (-1, 0, 1, 2, 3) for y in (-2, 0, 2) for z in (-2, -1, 0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,37 @@ def test_landmarks_come_back_to_the_template_through_the_warp(task: Task, templa
         back = warp(torch.as_tensor(points)).numpy()
         assert np.linalg.norm(back - template.points, axis=1).max() < 0.05
         assert np.linalg.norm(points - template.points, axis=1).max() > 2  # it is somebody else
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_horns_change_and_nothing_else_does(template: Template, seed: int) -> None:
+    before = template.image.clone()
+    after = vary_horns(template.image, template.grid, template.points, template.names, np.random.default_rng(seed))
+    assert torch.equal(template.image, before)  # the template is shared by all cases
+    places = positions(template.grid)
+    tips = [template.points[template.names.index(name)] for name in TIPS]
+    near = torch.zeros(before.shape[2:], dtype=torch.bool)
+    for tip in tips:
+        start = ATRIUM * [np.sign(tip[0]), 1, 1]
+        low, high = np.minimum(tip, start) - REACH - 3, np.maximum(tip, start) + REACH + 3
+        near |= ((places > torch.as_tensor(low)) & (places < torch.as_tensor(high))).all(dim=-1)
+    changed = (after != before)[0, 0]
+    assert not changed[~near].any()
+    assert not changed[before[0, 0] == 0].any() and after.min() >= 0 and after.max() <= 1
+
+
+def test_horns_are_open_shut_and_in_between(template: Template) -> None:
+    """A little before the tip some horns hold fluid and some are white matter; the template's are neither."""
+    way = [ATRIUM + share * (template.points[template.names.index("LVOH")] - ATRIUM) for share in (0.6, 0.9)]
+    darkest = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        image = vary_horns(template.image, template.grid, template.points, template.names, rng)
+        box = [resample(image, template.grid, torch.as_tensor(place + shift, dtype=torch.float32)).item()
+               for place in way for shift in SHIFTS]  # fmt: skip
+        darkest.append(min(box))
+    assert np.mean(np.array(darkest) < 0.4) > 0.15
+    assert np.mean(np.array(darkest) > 0.6) > 0.15
 
 
 def test_the_scan_is_found_without_torch() -> None:

@@ -97,3 +97,21 @@ def test_views_are_reproducible() -> None:
     np.testing.assert_array_equal(NORMAL.axes(rng(5)), NORMAL.axes(rng(5)))
     assert torch.equal(NORMAL.intensities(patches, rng(5)), NORMAL.intensities(patches, rng(5)))
     assert not torch.equal(NORMAL.intensities(patches, rng(5)), NORMAL.intensities(patches, rng(6)))
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=50)
+def test_other_grey_values_are_the_same_for_all_patches_and_leave_the_outside_dark(seed: int) -> None:
+    recolouring = replace(STILL, contrast=1.0)
+    patches = torch.linspace(0, 1, 200).reshape(1, 2, 4, 5, 5)
+    changed = recolouring.intensities(patches, rng(seed))
+    assert changed[patches == 0].abs().max() == 0
+    assert 0 <= changed.min() and changed.max() <= 1
+    assert not torch.allclose(changed, patches, atol=0.01)
+    torch.testing.assert_close(recolouring.intensities(patches.flip(1), rng(seed)), changed.flip(1))
+
+
+def test_a_share_of_the_views_has_other_grey_values() -> None:
+    some, patches, generator = replace(STILL, contrast=0.3), torch.linspace(0, 1, 64).reshape(1, 1, 4, 4, 4), rng()
+    changed = [not torch.allclose(some.intensities(patches, generator), patches) for _ in range(300)]
+    assert 0.2 < np.mean(changed) < 0.4

@@ -31,13 +31,15 @@ def test_the_command_takes_steps_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(command, "Run", run)
     for name in ("load_task", "load_dataset", "k_folds"):
         monkeypatch.setattr(command, name, lambda *_: _Anything())
-    arguments = ["train", "t.yaml", "--data", "d", "--out", "o", "--length", "2"]
+    arguments = ["train", "t.yaml", "--data", "d", "--out", "o", "--length", "2", "--contrast", "0.3"]
     for kind in KINDS[:2]:
         arguments += ["--steps", f"{kind}=5"]
     done = CliRunner().invoke(app, arguments)
     assert str(done.exception) == "enough"
     assert [taken[0].coarse.steps, taken[0].shared.steps] == [5, 5]
     assert taken[0].independent.steps == 2 * Settings().independent.steps
+    assert taken[0].coarse_augmentation.contrast == taken[0].fine_augmentation.contrast == 0.3
+    assert taken[0].fine_augmentation.rotation_deg == Settings().fine_augmentation.rotation_deg
 
 
 class _Anything:

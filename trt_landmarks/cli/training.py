@@ -44,6 +44,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     keep: Annotated[str, typer.Option(help="Weights to keep: best (by validation) or last.")] = "best",
     noise: Annotated[float, typer.Option(min=0, help="Noise of the patch centres, fraction of the edge.")] = 1 / 6,
+    contrast: Annotated[float, typer.Option(min=0, max=1, help="Share of views with other grey values (MRI).")] = 0.0,
     length: Annotated[float, typer.Option(min=0.0001, help="Factor on all numbers of steps.")] = 1.0,
     steps: Annotated[
         list[str] | None,
@@ -56,8 +57,9 @@ def train(
     with extra("train"):
         from trt_landmarks.training.command import train_command
     metrics = train_command(
-        task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise, length=length,
-        steps=steps or (), device=device, quiet=quiet or not sys.stderr.isatty(),
+        task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise,
+        contrast=contrast, length=length, steps=steps or (), device=device,
+        quiet=quiet or not sys.stderr.isatty(),
     )  # fmt: skip
     typer.echo(metrics)
 

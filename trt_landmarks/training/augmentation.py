@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trt_landmarks.geometry import Floats
+from trt_landmarks.training.appearance import any_table, monotone_table
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Augmentation:
         gamma: natural logarithm of the exponent.
         noise: largest standard deviation of Gaussian noise.
         mirror: probability of a mirrored view, where the task has a symmetry.
+        contrast: probability of other grey values: two thirds in the same order, the others in any.
     """
 
     rotation_deg: float = 15.0
@@ -39,6 +41,7 @@ class Augmentation:
     gamma: float = 0.3
     noise: float = 0.04
     mirror: float = 0.5
+    contrast: float = 0.0
 
     def axes(self, rng: np.random.Generator) -> Floats:
         """A random 3x3: rotation times scaling and shear."""
@@ -49,6 +52,8 @@ class Augmentation:
 
     def intensities(self, patches: Tensor, rng: np.random.Generator) -> Tensor:
         """The same random change of intensity for all of ``patches`` (0..1), new noise for every voxel."""
+        if self.contrast > 0 and rng.random() < self.contrast:
+            patches = _recoloured(patches, rng)
         gain = 1 + rng.uniform(-self.gain, self.gain)
         gamma = float(np.exp(rng.uniform(-self.gamma, self.gamma)))
         shift = rng.uniform(-self.shift, self.shift)
@@ -57,6 +62,17 @@ class Augmentation:
         level = rng.uniform(0, self.noise)
         noise = torch.from_numpy(rng.standard_normal(tuple(patches.shape), dtype=np.float32))
         return (changed + level * noise.to(patches.device)).clamp(0, 1)
+
+
+def _recoloured(patches: Tensor, rng: np.random.Generator) -> Tensor:
+    """``patches`` (0..1) through a random table of grey values; 0 stays 0."""
+    values = np.linspace(0, 1, 65)
+    table = any_table(values, rng) if rng.random() < 1 / 3 else monotone_table(values, rng, rng.uniform(0.1, 0.7))
+    heights = torch.as_tensor(table, dtype=torch.float32, device=patches.device)
+    place = patches.clamp(0, 1) * (len(values) - 1)
+    below = place.long().clamp(max=len(values) - 2)
+    changed = heights[below] + (place - below) * (heights[below + 1] - heights[below])
+    return torch.where(patches > 0, changed, 0)
 
 
 def rotation_xyz(angles: Floats) -> Floats:

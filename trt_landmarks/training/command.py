@@ -27,6 +27,7 @@ def train_command(
     seed: int,
     keep: str,
     noise: float,
+    contrast: float,
     length: float,
     steps: Sequence[str],
     device: str,
@@ -41,7 +42,7 @@ def train_command(
         raise TrtlmError(f"--keep {keep}: is neither best nor last.")
     kept = cast(Literal["best", "last"], keep)
     schedules = Settings().shortened(length).with_steps(_steps(steps))
-    settings = replace(schedules, seed=seed, keep=kept, noise=noise)
+    settings = replace(schedules, seed=seed, keep=kept, noise=noise).with_contrast(contrast)
     task = load_task(task_file)
     dataset = load_dataset(data, task)
     if split is not None:

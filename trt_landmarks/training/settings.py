@@ -54,6 +54,14 @@ class Settings:
         """The same with other numbers of steps for some :data:`KINDS` of nets."""
         return replace(self, **{kind: replace(getattr(self, kind), steps=count) for kind, count in steps.items()})
 
+    def with_contrast(self, share: float) -> Settings:
+        """The same with other grey values in a ``share`` of the views of both stages."""
+        return replace(
+            self,
+            coarse_augmentation=replace(self.coarse_augmentation, contrast=share),
+            fine_augmentation=replace(self.fine_augmentation, contrast=share),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the checkpoint's record."""
         return asdict(self)
