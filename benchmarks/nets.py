@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.writing import table, this_machine, write_results
-from trt_landmarks.bench.machine import affinity, seconds
+from trt_landmarks.bench.machine import seconds
 from trt_landmarks.bench.statistics import ratio, spread
 from trt_landmarks.bundle import open_bundle
 from trt_landmarks.engines.base import Engine
@@ -30,6 +30,7 @@ from trt_landmarks.engines.onnxruntime import CPU, OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.export.parity import real_inputs
 from trt_landmarks.export.weights import nets_from_bundle
+from trt_landmarks.hardware import cores
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.scan import find_scans, read_scan
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="files OUT.json and OUT.md are written")
     parser.add_argument("--model", help="bundle folder or shipped model")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=len(affinity()))
+    parser.add_argument("--threads", type=int, default=cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bundle = open_bundle(options.model)

@@ -13,7 +13,6 @@ reading as dear as it is for a CT of a patient.  With ``--memory 500`` the pipel
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.case_result import CaseResult
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Geometry
+from trt_landmarks.hardware import cores
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.predictions import Predictions
 from trt_landmarks.runs.run import Run
@@ -112,9 +112,8 @@ def empty(bundle: Bundle) -> Predictions:
 
 def throughput(files: Sequence[ScanFile], bundle: Bundle, settings: Sequence[Setting], rounds: int) -> dict[str, Any]:
     """Seconds of every arm in every round, and the ratios."""
-    cores = len(os.sched_getaffinity(0))
     scans = [read_scan(file) for file in files]
-    alone = Setting(1, cores).localizers(bundle)[0]
+    alone = Setting(1, cores()).localizers(bundle)[0]
     arms: dict[str, Callable[[], object]] = {"one by one": lambda: one_by_one(files, alone)}
     with tempfile.TemporaryDirectory() as folder:
         for setting in settings:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_landmarks.bench.machine import affinity, processor
+from trt_landmarks.hardware import cores, processor
 
 
 def this_machine() -> dict[str, Any]:
     """Cores and processor."""
-    return {"cores": len(affinity()), "processor": processor()}
+    return {"cores": cores(), "processor": processor()}
 
 
 def write_results(out: Path, report: Mapping[str, Any], lines: Sequence[str]) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from trt_landmarks.export.onnx_graphs import HALF, export_graph
+from trt_landmarks.export.onnx_graphs import HALF, graph_model
 from trt_landmarks.nets.cpu_form import for_cpu
 
 #: What a Slice takes besides its data.
@@ -43,15 +43,16 @@ def write_cpu_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int]
     if form is None:
         return plain
     path = plain.with_suffix(".cpu.onnx")
-    export_graph(form, graph, shape, path)
-    merge_slices(path)
-    share_weights(path, plain)
+    model = graph_model(form, graph, shape)
+    merge_slices(model)
+    share_weights(model, plain)
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path), full_check=True)
     return path
 
 
-def merge_slices(path: Path) -> None:
+def merge_slices(model: ModelProto) -> None:
     """Cut along several axes at once where a graph does it axis by axis: each Slice copies what it leaves."""
-    model = onnx.load(path)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {node.output[0]: node for node in model.graph.node if _constant_slice(node, stored)}
     uses = Counter(name for node in model.graph.node for name in node.input)
@@ -76,16 +77,14 @@ def merge_slices(path: Path) -> None:
     for tensor in list(model.graph.initializer):
         if tensor.name not in used:
             model.graph.initializer.remove(tensor)
-    path.write_bytes(model.SerializeToString())
 
 
 def _constant_slice(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
     return node.op_type == "Slice" and len(node.input) == 5 and all(name in stored for name in node.input[1:])
 
 
-def share_weights(path: Path, plain: Path) -> None:
-    """Take the large tensors that ``plain`` stores too out of the graph file ``path``, and refer to them there."""
-    model = onnx.load(path)
+def share_weights(model: ModelProto, plain: Path) -> None:
+    """Take the large tensors that ``plain`` stores too out of the model, which will lie beside it: refer to them."""
     content = plain.read_bytes()
     stored = {
         tensor.name: tensor
@@ -110,5 +109,3 @@ def share_weights(path: Path, plain: Path) -> None:
             casts.append(helper.make_node("Cast", [found.name], [tensor.name], name=name, to=tensor.data_type))
     for position, node in enumerate(casts):
         model.graph.node.insert(position, node)
-    path.write_bytes(model.SerializeToString())
-    onnx.checker.check_model(str(path), full_check=True)

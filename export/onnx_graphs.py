@@ -26,13 +26,22 @@ HALF = ".half"
 
 
 def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], path: Path) -> None:
-    """Write one net as ONNX and check the file.
+    """Write one net as ONNX (:func:`graph_model`) and check the file.
+
+    Raises:
+        EngineError: if the exporter fails; its own words are in the message.
+    """
+    onnx.save(graph_model(net, graph, shape), path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def graph_model(net: nn.Module, graph: str, shape: tuple[int, int, int, int]) -> ModelProto:
+    """One net as ONNX.
 
     Args:
         net: in eval mode, on the CPU.
         graph: its name: decides the names of input and outputs.
         shape: of the input without the batch.
-        path: file to write.
 
     Raises:
         EngineError: if the exporter fails; its own words are in the message.
@@ -58,9 +67,7 @@ def export_graph(net: nn.Module, graph: str, shape: tuple[int, int, int, int], p
     except Exception as error:  # the exporter raises many kinds
         raise EngineError(f"{graph}: PyTorch cannot export this net: {str(error).splitlines()[0]}.") from None
     assert program is not None
-    model = clean(program.model_proto)
-    onnx.save(model, path)
-    onnx.checker.check_model(str(path), full_check=True)
+    return clean(program.model_proto)
 
 
 def clean(model: ModelProto) -> ModelProto:

@@ -313,17 +313,17 @@ def test_workers_that_are_asked_for() -> None:
 
 
 def test_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_cores", lambda: 5)
+    monkeypatch.setattr(inference, "cores", lambda: 5)
     assert readers_for([localizer()] * 2) == 2
     on_gpu = localizer()
     on_gpu.engine.provider = "GPU"
     assert readers_for([on_gpu] * 2) == 5
-    monkeypatch.setattr(inference, "_cores", lambda: 64)
+    monkeypatch.setattr(inference, "cores", lambda: 64)
     assert readers_for([on_gpu]) == inference.MOST_READERS
 
 
 def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_cores", lambda: 3)
+    monkeypatch.setattr(inference, "cores", lambda: 3)
     assert side_by_side(100) == (3, 1)
     assert side_by_side(100, 2) == (2, 1)
 

@@ -6,7 +6,6 @@ own, and the caller's thread takes the results in order.  Runs that survive are 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
 from trt_landmarks.engines.base import Cancellable, RunCancelled
 from trt_landmarks.errors import ScanError, TrtlmError
+from trt_landmarks.hardware import cores
 from trt_landmarks.localization import Localization
 from trt_landmarks.localizer import Localizer
 from trt_landmarks.measurements import measure
@@ -137,9 +137,9 @@ def side_by_side(batches: int, threads: int | None = None, jobs: int | None = No
     Returns:
         Workers, and threads each; None lets the engine take all cores.
     """
-    cores = threads or _cores()
-    workers = jobs or min(cores, MOST_WORKERS, batches // 2)
-    return (workers, -(-cores // workers)) if workers > 1 else (1, threads)
+    shared = threads or cores()
+    workers = jobs or min(shared, MOST_WORKERS, batches // 2)
+    return (workers, -(-shared // workers)) if workers > 1 else (1, threads)
 
 
 def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
@@ -150,7 +150,7 @@ def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
     twice as much done as one (the same table); how many a GPU keeps busy was not measured.
     """
     if any(localizer.engine.provider == "GPU" for localizer in localizers):
-        return min(_cores(), MOST_READERS)
+        return min(cores(), MOST_READERS)
     return len(localizers)
 
 
@@ -317,11 +317,6 @@ def _failed(file: ScanFile, error: Exception) -> CaseResult:
         message = f"{file.path}: reading failed in an unexpected way: {type(error).__name__}: {error}."
         error = ScanError(message, code="internal")
     return CaseResult(file.id, file.shown, "failed", CaseError(error.code, reason(file, error)))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _triple(values: Iterable[float]) -> tuple[float, float, float]:

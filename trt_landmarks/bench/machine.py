@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trt_landmarks
+from trt_landmarks.hardware import affinity, cores, memory_bytes, processor
 from trt_landmarks.installed import installed_versions
 
 #: Distributions whose versions a report names.
@@ -24,32 +25,18 @@ DISTRIBUTIONS = (
 )  # fmt: skip
 
 
-def processor() -> str:
-    """The processor's name (Linux), or its architecture."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in text.splitlines() if "model name" in line), platform.machine())
-
-
-def affinity() -> list[int]:
-    """The cores this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
 def describe() -> dict[str, Any]:
     """What the machine is, as far as it can be read; None where it cannot."""
     from trt_landmarks.engines.gpu import NoGpu, find_gpus
 
-    found = find_gpus()
+    found, memory = find_gpus(), memory_bytes()
     return {
         "processor": processor(),
-        "cores": len(affinity()),
+        "cores": cores(),
         "affinity": affinity(),
         "governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "clock_mhz": _clock(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": memory and round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "gpus": [] if isinstance(found, NoGpu) else [f"{gpu.name} ({gpu.compute_capability})" for gpu in found],

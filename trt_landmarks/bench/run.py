@@ -41,6 +41,7 @@ from trt_landmarks.bench.ways import (
 from trt_landmarks.builds import PRECISIONS
 from trt_landmarks.bundle import Bundle, open_bundle
 from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.hardware import cores
 from trt_landmarks.scan import ScanFile, read_scan
 
 
@@ -92,7 +93,7 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
     files = all_files[: settings.count]
     for file in files:
         read_scan(file.path)  # better an error now than one for every way
-    threads = settings.threads or len(machine.affinity())
+    threads = settings.threads or cores()
     subjects, not_run = [], []
     for way in list_ways(bundle, settings.engines, settings.precisions):
         spec = Spec(way.name, way.engine, way.precision, way.layout, _model(bundle), threads=threads)

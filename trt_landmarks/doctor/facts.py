@@ -16,6 +16,7 @@ from trt_landmarks.doctor.children import Answer, Group, ask
 from trt_landmarks.doctor.packages import PACKAGES, Need, cuda_of, findable, installed, major, requirements
 from trt_landmarks.doctor.probe import STEPS, plain
 from trt_landmarks.engines.gpu import Gpu, NoGpu
+from trt_landmarks.hardware import cores, memory_bytes
 
 T = TypeVar("T")
 
@@ -174,24 +175,11 @@ def _cards() -> int:
 
 
 def _machine() -> dict[str, Any]:
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()).strip(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "memory_bytes": _memory(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
     }
-
-
-def _memory() -> int | None:
-    """Memory that programs may use: the computer's, or less within a container."""
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-    try:
-        return min(whole, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return whole

@@ -17,7 +17,6 @@ tested.  It follows the documentation of DALI 2.4.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Grid
+from trt_landmarks.hardware import cores
 from trt_landmarks.preprocessing.reference import Range
 from trt_landmarks.sampling import BORDER_TOLERANCE, grid_to_voxel
 from trt_landmarks.scan import Scan
@@ -90,7 +90,7 @@ class DaliPreprocessor:
         if problem is not None:
             raise EngineError(f"DALI cannot run on a GPU here: {problem}.", "Take the CPU's preprocessing.")
         self.device_id = device_id
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self.max_batch = max_batch
         self._free: dict[np.dtype[Any], list[Any]] = {}  # graphs that no thread is running
 

@@ -7,7 +7,6 @@ paths but those that the user named.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 from array import array
@@ -21,6 +20,7 @@ from typing import Any
 from trt_landmarks import __version__
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.files import write_text
+from trt_landmarks.hardware import cores, memory_bytes, processor
 from trt_landmarks.installed import installed_versions
 from trt_landmarks.memory import resident_memory
 from trt_landmarks.predictions import Predictions
@@ -167,26 +167,13 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 def _machine() -> dict[str, Any]:
     """Facts of the machine that decide how fast it is; nothing that tells which machine it is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        memory = None
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
-        "processor": _processor(),
-        "cores": cores,
-        "memory_bytes": memory,
+        "processor": processor(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
     }
-
-
-def _processor() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def _peak() -> int | None:
