@@ -26,6 +26,7 @@ def landmark_plot(errors: Mapping[str, Sequence[float]], groups: Mapping[str, st
         groups: landmark -> the correlated group it belongs to, for the colours.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     colours = group_colours(dict.fromkeys(groups.values()))
     figure = Figure(figsize=(max(6.0, 0.24 * len(errors) + 1.2), 3.6), layout="constrained")
@@ -45,6 +46,11 @@ def landmark_plot(errors: Mapping[str, Sequence[float]], groups: Mapping[str, st
     axes.set_ylabel("distance from the annotation, mm")
     axes.set_ylim(bottom=0)
     _plain(axes)
+    shown = {name.replace("$", r"\$"): colour for name, colour in colours.items()}
+    if any(name not in groups for name in errors):
+        shown = {"independent": INDEPENDENT, **shown}
+    boxes = [Patch(facecolor=(*colour, 0.55), edgecolor=_INK, label=name) for name, colour in shown.items()]
+    figure.legend(handles=boxes, loc="outside upper right", ncols=len(boxes), frameon=False, fontsize=8)
     return figure
 
 
