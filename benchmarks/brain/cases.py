@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.brain.head import head_around
-from benchmarks.brain.horns import vary_horns
+from benchmarks.brain.horns import TIPS, draw_horn
 from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
+from benchmarks.brain.ventricles import slide_into_planes
 from trt_landmarks.geometry import Floats, Geometry, Grid
 from trt_landmarks.landmark_files import write_mrk_json
 from trt_landmarks.scan import Scan, scan_from_array, write_scan
@@ -43,6 +44,8 @@ CONTROL_SPACING, CONTROL_POINTS = 6.0, (48, 52, 56)
 HEADS = 0.55
 #: Share of cases whose tissues' grey values are in T1's order.
 T1 = 0.75
+#: Share of the occipital horns that are the template's own.
+OWN_HORN = 0.2
 #: Voxels of a case, at most.
 LARGEST = 6e6
 #: Where the brain lies about the template's landmarks' mean, from and to (LPS mm); the head may reach further.
@@ -69,7 +72,10 @@ def split_people(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def random_warp(template: Template, shape: Floats, rng: np.random.Generator) -> tuple[Warp, Floats]:
-    """A warp of the template to about ``shape``, and exactly where its landmarks then are."""
+    """A warp of the template to about ``shape``, longer, wider or higher; and that shape.
+
+    The ends of the occipital horns take no part: they are drawn (:mod:`benchmarks.brain.horns`).
+    """
     spacing = (CONTROL_SPACING,) * 3
     centre = template.points.mean(0) + np.array([0, 10, -20])
     control = Grid(CONTROL_POINTS, spacing, centre)
@@ -80,14 +86,33 @@ def random_warp(template: Template, shape: Floats, rng: np.random.Generator) -> 
     narrow_noise = smooth_noise(lattice, 12 / CONTROL_SPACING, rng, 3)
     scale = np.exp(rng.uniform(-0.06, 0.06, 3))  # heads are longer, wider or higher
     shape = (shape - shape.mean(0)) * scale + shape.mean(0)
+    pulled = [n for n, name in enumerate(template.names) if name not in TIPS]
     for _ in range(8):
         extra = strength * (wide * wide_noise + narrow * narrow_noise)
         try:
-            warp = warp_between(shape, template.points, control, smoothing, extra)
-            return warp, warp.preimage(template.points)
+            warp = warp_between(shape[pulled], template.points[pulled], control, smoothing, extra)
+            warp.preimage(template.points)
+            return warp, shape
         except FoldedWarpError:  # smoother until it can be inverted
             smoothing, strength = 2 * smoothing, 0.7 * strength
     raise FoldedWarpError("no smooth warp was found for this shape.")
+
+
+def individual(template: Template, warp: Warp, shape: Floats, rng: np.random.Generator) -> tuple[Tensor, Floats]:
+    """What the warp does not do: the template with a person's horns, and its landmarks as they are defined.
+
+    Returns:
+        The template's grey values ``[1, 1, Z, Y, X]``, and its landmarks ``[N, 3]``, both before the warp.
+    """
+    image, marks = template.image.clone(), template.points.copy()
+    for n, name in enumerate(template.names):
+        if name not in TIPS or rng.random() < OWN_HORN:
+            continue
+        end = warp(torch.as_tensor(shape[n])).numpy()
+        if resample(image, template.grid, torch.as_tensor(end, dtype=torch.float32))[0] > 0:  # it is in the brain
+            draw_horn(image, template.grid, marks[n], end, rng)
+            marks[n] = end
+    return image, slide_into_planes(marks, template.names, warp)
 
 
 def random_geometry(centre: Floats, whole: bool, rng: np.random.Generator) -> tuple[Geometry, Floats]:
@@ -122,12 +147,12 @@ def random_geometry(centre: Floats, whole: bool, rng: np.random.Generator) -> tu
     return geometry, turn
 
 
-def contrast(template: Template, rng: np.random.Generator) -> tuple[Tensor, bool]:
-    """The template ``[1, 1, Z, Y, X]`` with random grey values of about 0 to 1, and if they are in T1's order."""
-    image = vary_horns(template.image, template.grid, template.points, template.names, rng)
+def contrast(original: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
+    """A template ``[1, 1, Z, Y, X]`` with random grey values of about 0 to 1, and if they are in T1's order."""
+    image = original
     if rng.random() < 0.6:  # an average of many brains is blurred: sharpen it
         image = image + rng.uniform(0, 1.5) * (image - blur(image[0, 0], np.full(3, rng.uniform(1, 2)))[None, None])
-        image = torch.where(template.image > 0, image.clamp(0.02, 1), 0)
+        image = torch.where(original > 0, image.clamp(0.02, 1), 0)
     values = np.linspace(0, 1, 256)
     t1 = bool(rng.random() < T1)
     if t1:
@@ -139,7 +164,7 @@ def contrast(template: Template, rng: np.random.Generator) -> tuple[Tensor, bool
     place = (image * 255).clamp(0, 254.999)
     index = place.long()
     low, high = (torch.as_tensor(table, dtype=torch.float32)[index + n] for n in (0, 1))
-    return torch.where(template.image > 0, low + (place - index) * (high - low), 0), t1
+    return torch.where(original > 0, low + (place - index) * (high - low), 0), t1
 
 
 @dataclass(frozen=True)
@@ -161,7 +186,9 @@ class Made:
 
 def make_case(template: Template, person: Person, rng: np.random.Generator, head: bool | None = None) -> Made:
     """One case, with or without a head around the brain (None: by chance); all chance is drawn from ``rng``."""
-    warp, points = random_warp(template, person.points, rng)
+    warp, person_shape = random_warp(template, person.points, rng)
+    own, marks = individual(template, warp, person_shape, rng)
+    points = warp.preimage(marks)
     by_chance = bool(rng.random() < HEADS)
     whole = by_chance if head is None else head
     geometry, turn = random_geometry(template.points.mean(0), whole, rng)
@@ -170,7 +197,7 @@ def make_case(template: Template, person: Person, rng: np.random.Generator, head
     places = warp(positions(grid))
     distance, wider = template.outside
     outside = resample(distance, wider, places, border=True)[0]
-    image, t1 = contrast(template, rng)
+    image, t1 = contrast(own, rng)
     brain = resample(image, template.grid, places)[0]
     covered = resample((template.image > 0).float(), template.grid, places)[0]
     shape = tuple(brain.shape)

@@ -16,12 +16,11 @@ from trt_landmarks.training.warping import positions, resample
 pytest.importorskip("nilearn", reason="the scan is nilearn's")
 
 from benchmarks.brain import cases
-from benchmarks.brain.horns import ATRIUM, REACH, TIPS, vary_horns
+from benchmarks.brain.horns import ATRIUM, REACH, TIPS, draw_horn
 from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
+from benchmarks.brain.ventricles import ROOFS
 
 ROOT = Path(__file__).resolve().parents[2]
-#: About a place, mm: the horns bend.
-SHIFTS = [np.array([x, y, z]) for x in (-1, 0, 1, 2, 3) for y in (-2, 0, 2) for z in (-2, -1, 0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -67,42 +66,72 @@ def test_landmarks_come_back_to_the_template_through_the_warp(task: Task, templa
     rng = np.random.default_rng(5)
     for name in ("HCP-103111", "OASIS-0109"):  # an ordinary shape, and the one farthest from all others
         shape = aligned(people(data, task)[name], template)
-        warp, points = cases.random_warp(template, shape, rng)
+        warp, _ = cases.random_warp(template, shape, rng)
+        points = warp.preimage(template.points)
         assert warp.smallest_jacobian() > 0
         back = warp(torch.as_tensor(points)).numpy()
         assert np.linalg.norm(back - template.points, axis=1).max() < 0.05
         assert np.linalg.norm(points - template.points, axis=1).max() > 2  # it is somebody else
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_horns_change_and_nothing_else_does(template: Template, seed: int) -> None:
-    before = template.image.clone()
-    after = vary_horns(template.image, template.grid, template.points, template.names, np.random.default_rng(seed))
-    assert torch.equal(template.image, before)  # the template is shared by all cases
-    places = positions(template.grid)
-    tips = [template.points[template.names.index(name)] for name in TIPS]
-    near = torch.zeros(before.shape[2:], dtype=torch.bool)
-    for tip in tips:
-        start = ATRIUM * [np.sign(tip[0]), 1, 1]
-        low, high = np.minimum(tip, start) - REACH - 3, np.maximum(tip, start) + REACH + 3
-        near |= ((places > torch.as_tensor(low)) & (places < torch.as_tensor(high))).all(dim=-1)
-    changed = (after != before)[0, 0]
-    assert not changed[~near].any()
-    assert not changed[before[0, 0] == 0].any() and after.min() >= 0 and after.max() <= 1
+def grey(image: torch.Tensor, template: Template, place: np.ndarray) -> float:
+    """Darkest of the template's grey values within 2 mm of a place."""
+    cube = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3), -1).reshape(-1, 3)
+    near = torch.as_tensor(place + cube, dtype=torch.float32)
+    return float(resample(image, template.grid, near).min())
 
 
-def test_horns_are_open_shut_and_in_between(template: Template) -> None:
-    """A little before the tip some horns hold fluid and some are white matter; the template's are neither."""
-    way = [ATRIUM + share * (template.points[template.names.index("LVOH")] - ATRIUM) for share in (0.6, 0.9)]
-    darkest = []
-    for seed in range(40):
+@pytest.mark.parametrize("name", TIPS)
+@pytest.mark.parametrize("end", [60.0, 70.0, 88.0])
+def test_a_horn_ends_where_it_is_told(template: Template, name: str, end: float) -> None:
+    before = template.points[template.names.index(name)]
+    tip = before * [1.2, 1, 1]
+    tip[1] = end
+    inside, outside = tip + np.array([0, -4, 0]), tip + np.array([0, 5, 0])
+    lumen, behind = [], []
+    for seed in range(20):
+        image = template.image.clone()
+        draw_horn(image, template.grid, before, tip, np.random.default_rng(seed))
+        lumen.append(grey(image, template, inside))
+        behind.append(grey(image, template, outside))
+    was_lumen, was_behind = (grey(template.image, template, place) for place in (inside, outside))
+    assert np.mean(lumen) < was_lumen  # darker than the template
+    assert np.mean(behind) >= was_behind and np.mean(behind) > np.mean(lumen) + 0.05
+
+
+def test_only_the_horn_is_drawn(template: Template) -> None:
+    before = template.points[template.names.index("LVOH")]
+    tip = before - [-4, 12, 0]
+    image = template.image.clone()
+    draw_horn(image, template.grid, before, tip, np.random.default_rng(0))
+    places, ends = positions(template.grid), np.stack([before, tip, ATRIUM])
+    low, high = ends.min(0) - REACH - 6, ends.max(0) + REACH + 6
+    near = ((places > torch.as_tensor(low)) & (places < torch.as_tensor(high))).all(dim=-1)
+    changed = (image != template.image)[0, 0]
+    assert changed.any() and not changed[~near].any()
+    assert not changed[template.image[0, 0] == 0].any()
+    assert image.min() >= 0 and image.max() <= 1
+
+
+def test_landmarks_of_a_case_are_where_they_are_defined(template: Template, task: Task, data: Path) -> None:
+    rows = {name: n for n, name in enumerate(template.names)}
+    ends = []
+    for seed, shape in enumerate(list(people(data, task).values())[:12:3]):
         rng = np.random.default_rng(seed)
-        image = vary_horns(template.image, template.grid, template.points, template.names, rng)
-        box = [resample(image, template.grid, torch.as_tensor(place + shift, dtype=torch.float32)).item()
-               for place in way for shift in SHIFTS]  # fmt: skip
-        darkest.append(min(box))
-    assert np.mean(np.array(darkest) < 0.4) > 0.15
-    assert np.mean(np.array(darkest) > 0.6) > 0.15
+        warp, shape = cases.random_warp(template, aligned(shape, template), rng)
+        _, marks = cases.individual(template, warp, shape, rng)
+        points = warp.preimage(marks)
+        forward = points[rows["AC"]] - points[rows["PC"]]
+        forward /= np.linalg.norm(forward)
+        for plane, names in (("AC", ("RLVAC", "LLVAC")), ("PC", ("RLVPC", "LLVPC"))):
+            for name in names:
+                assert abs((points[rows[name]] - points[rows[plane]]) @ forward) < 0.1
+        for name in TIPS:
+            own = np.allclose(marks[rows[name]], template.points[rows[name]])
+            ends.append(own or np.linalg.norm(points[rows[name]] - shape[rows[name]]) < 0.01)
+        others = [n for name, n in rows.items() if name not in (*TIPS, *sum(ROOFS, ()))]
+        np.testing.assert_array_equal(marks[others], template.points[others])
+    assert all(ends)
 
 
 def test_the_scan_is_found_without_torch() -> None:
