@@ -89,7 +89,7 @@ def test_a_horn_ends_where_it_is_told(template: Template, name: str, end: float)
     tip[1] = end
     inside, outside = tip + np.array([0, -4, 0]), tip + np.array([0, 5, 0])
     lumen, behind = [], []
-    for seed in range(20):
+    for seed in range(12):
         image = template.image.clone()
         draw_horn(image, template.grid, before, tip, np.random.default_rng(seed))
         lumen.append(grey(image, template, inside))
