@@ -86,10 +86,11 @@ def open_localizers(step: Step, engines: Sequence[str], threads: int, folder: Pa
         paths = {}
         for graph, net in nets.items():
             plain = folder / f"{graph}-{step.landmarks}-{step.patch}.onnx"
-            paths[graph] = plain.with_suffix(".cpu.onnx")
             if not plain.exists():
                 export_graph(net, graph, input_shapes(task)[graph], plain)
-                paths[graph] = write_cpu_graph(net, graph, input_shapes(task)[graph], plain)
+                write_cpu_graph(net, graph, input_shapes(task)[graph], plain)
+            for_cpu = plain.with_suffix(".cpu.onnx")
+            paths[graph] = for_cpu if for_cpu.exists() else plain  # not every net has a form for the CPU
         opened["onnxruntime"] = OnnxRuntimeEngine(paths, threads=threads)
     if "torch" in engines:
         opened["torch"] = TorchEngine(nets)

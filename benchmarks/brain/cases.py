@@ -32,7 +32,14 @@ from trt_landmarks.geometry import Floats, Geometry, Grid
 from trt_landmarks.landmark_files import write_mrk_json
 from trt_landmarks.scan import Scan, scan_from_array, write_scan
 from trt_landmarks.task import load_task
-from trt_landmarks.training.appearance import any_table, bias_field, blur, magnitude_noise, monotone_table
+from trt_landmarks.training.appearance import (
+    any_table,
+    bias_field,
+    blur,
+    magnitude_noise,
+    monotone_table,
+    through_table,
+)
 from trt_landmarks.training.augmentation import rotation_xyz
 from trt_landmarks.training.warping import FoldedWarpError, Warp, positions, resample, smooth_noise, warp_between
 
@@ -91,7 +98,7 @@ def random_warp(template: Template, shape: Floats, rng: np.random.Generator) -> 
         extra = strength * (wide * wide_noise + narrow * narrow_noise)
         try:
             warp = warp_between(shape[pulled], template.points[pulled], control, smoothing, extra)
-            warp.preimage(template.points)
+            warp.preimage(template.points)  # refuses a warp through which a landmark cannot be traced back
             return warp, shape
         except FoldedWarpError:  # smoother until it can be inverted
             smoothing, strength = 2 * smoothing, 0.7 * strength
@@ -161,10 +168,7 @@ def contrast(original: Tensor, rng: np.random.Generator) -> tuple[Tensor, bool]:
         table = floor + (1 - floor) * table
     else:
         table = any_table(values, rng)
-    place = (image * 255).clamp(0, 254.999)
-    index = place.long()
-    low, high = (torch.as_tensor(table, dtype=torch.float32)[index + n] for n in (0, 1))
-    return torch.where(original > 0, low + (place - index) * (high - low), 0), t1
+    return torch.where(original > 0, through_table(image, table), 0), t1
 
 
 @dataclass(frozen=True)

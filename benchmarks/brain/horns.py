@@ -44,7 +44,9 @@ def draw_horn(image: Tensor, grid: Grid, before: Floats, tip: Floats, rng: np.ra
     corners = (np.stack([both.min(0) - REACH, both.max(0) + REACH]) - grid.geometry.origin) / grid.spacing
     (x0, y0, z0), (x1, y1, z1) = np.clip(np.round(corners).astype(int), 0, np.array(grid.shape) - 1)
     box = image[0, 0, z0:z1, y0:y1, x0:x1]
-    places = positions(grid)[z0:z1, y0:y1, x0:x1]
+    first, last = np.array([x0, y0, z0]), np.array([x1, y1, z1]) - 1
+    middle = grid.geometry.origin + (first + last) / 2 * grid.spacing
+    places = positions(Grid((x1 - x0, y1 - y0, z1 - z0), grid.spacing, middle))
     shape, brain = tuple(box.shape), box > 0
     uneven = smooth_noise(shape, 4, rng)[0, 0]
 

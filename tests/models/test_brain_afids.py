@@ -29,7 +29,8 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def localizer(bundle: Bundle) -> Localizer:
-    return Localizer(bundle.task, bundle.mean_shape, open_engine(bundle, "onnxruntime")[0])
+    engine, _ = open_engine(bundle, "onnxruntime")
+    return Localizer(bundle.task, bundle.mean_shape, engine, confidence=bundle.confidence)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,10 @@ def template(data: Path, bundle: Bundle) -> Template:
 
 
 def errors(localizer: Localizer, scan: Scan, truth: Floats) -> tuple[Floats, Floats]:
-    """Radial errors ``[N]`` (mm) of both stages together, and of the coarse one."""
+    """Radial errors ``[N]`` (mm) of both stages together, and of the coarse one; what is far off must be flagged."""
     found = localizer.localize(scan)
+    assert found.reliability is not None
+    assert found.reliability.low[np.linalg.norm(found.points - truth, axis=1) > 10].all()
     return np.linalg.norm(found.points - truth, axis=1), np.linalg.norm(found.coarse_points - truth, axis=1)
 
 

@@ -19,6 +19,7 @@ def named(figure: Figure) -> list[str]:
 def test_the_legend_names_what_is_shown() -> None:
     errors = {"a": [0.1, 0.4], "b": [0.2], "c": [3.0]}
     assert named(landmark_plot(errors, {"b": "midline", "c": "orbit"})) == ["independent", "midline", "orbit"]
+    assert named(landmark_plot(errors, {"b": "midline", "elsewhere": "orbit"})) == ["independent", "midline"]
     assert named(landmark_plot({"b": [0.2]}, {"b": "midline"})) == ["midline"]
     assert named(landmark_plot({"a": [0.2]}, {})) == ["independent"]
 

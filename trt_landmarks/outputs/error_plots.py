@@ -9,6 +9,7 @@ import numpy as np
 
 from trt_landmarks.geometry import Floats
 from trt_landmarks.outputs.colours import INDEPENDENT, group_colours
+from trt_landmarks.outputs.names import literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,15 +42,15 @@ def landmark_plot(errors: Mapping[str, Sequence[float]], groups: Mapping[str, st
         drawn["boxes"][n - 1].set_facecolor((*colour, 0.55))
         if len(values) <= _POINTS_SHOWN:
             axes.plot(n + random.uniform(-0.18, 0.18, len(values)), values, ".", ms=3.5, color=_INK, alpha=0.7)
-    names = [name.replace("$", r"\$") for name in errors]
+    names = [literal(name) for name in errors]
     axes.set_xticks(range(1, len(errors) + 1), names, rotation=90 if len(errors) > 12 else 0, fontsize=8)
     axes.set_ylabel("distance from the annotation, mm")
     axes.set_ylim(bottom=0)
     _plain(axes)
-    shown = {name.replace("$", r"\$"): colour for name, colour in colours.items()}
-    if any(name not in groups for name in errors):
-        shown = {"independent": INDEPENDENT, **shown}
-    boxes = [Patch(facecolor=(*colour, 0.55), edgecolor=_INK, label=name) for name, colour in shown.items()]
+    drawn_groups = {groups.get(name) for name in errors}
+    shown = {"independent": INDEPENDENT} if None in drawn_groups else {}
+    shown |= {name: colour for name, colour in colours.items() if name in drawn_groups}
+    boxes = [Patch(facecolor=(*colour, 0.55), edgecolor=_INK, label=literal(name)) for name, colour in shown.items()]
     figure.legend(handles=boxes, loc="outside upper right", ncols=len(boxes), frameon=False, fontsize=8)
     return figure
 

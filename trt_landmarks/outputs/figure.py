@@ -17,6 +17,7 @@ from trt_landmarks.files import write_bytes
 from trt_landmarks.geometry import AXES
 from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
 from trt_landmarks.outputs.marks import Marks
+from trt_landmarks.outputs.names import literal
 from trt_landmarks.outputs.sections import (
     AXIAL,
     CORONAL,
@@ -231,7 +232,7 @@ def _name(axes: Any, mark: Landmark, view: View, colour: Colour) -> None:
     place = mark.position_lps_mm[view.across], mark.position_lps_mm[view.along]
     outline = [withStroke(linewidth=2, foreground="black")]
     axes.annotate(
-        _plain(mark.name), place, xytext=(5, 4), textcoords="offset points", color=colour, fontsize=8,
+        literal(mark.name), place, xytext=(5, 4), textcoords="offset points", color=colour, fontsize=8,
         path_effects=outline,
     )  # fmt: skip
 
@@ -266,7 +267,7 @@ def _legend(axes: Any, marks: Marks, focus: Landmark, box: Box) -> None:
 
     def dot(colour: object, label: str, **style: object) -> Line2D:
         settings: dict[str, Any] = {"marker": "o", "ms": 6, "mec": "black", "mew": 0.5, "ls": "none", "color": colour}
-        return Line2D([], [], label=_plain(label), **{**settings, **style})
+        return Line2D([], [], label=literal(label), **{**settings, **style})
 
     members = {mark.name: marks.groups.get(mark.name) for mark in marks.case.landmarks}
     entries = []
@@ -278,7 +279,7 @@ def _legend(axes: Any, marks: Marks, focus: Landmark, box: Box) -> None:
         entries.append(dot(colour, f"{group} ({sum(one == group for one in members.values())})"))
     for one in marks.case.key_slices:
         colour = colours.get(one.group, INDEPENDENT)
-        entries.append(Line2D([], [], color=colour, lw=1.2, ls=(0, (4, 2.5)), label=_plain(f"key slice, {one.group}")))
+        entries.append(Line2D([], [], color=colour, lw=1.2, ls=(0, (4, 2.5)), label=literal(f"key slice, {one.group}")))
     if marks.truth:
         entries.append(dot(_TRUTH, f"annotated ({len(marks.truth)})", mfc="none", mec=_TRUTH, ms=8, mew=1.0))
     flagged = sum(mark.status != "located" for mark in marks.case.landmarks)
@@ -292,11 +293,11 @@ def _legend(axes: Any, marks: Marks, focus: Landmark, box: Box) -> None:
     more = len(marks.case.measurements) - len(rows)
     if rows:
         rows += [f"and {more} more"] if more else []
-        axes.text(0.02, 0.42, _plain("\n".join(rows)), color=_TEXT, fontsize=9, va="center", transform=axes.transAxes)
+        axes.text(0.02, 0.42, literal("\n".join(rows)), color=_TEXT, fontsize=9, va="center", transform=axes.transAxes)
     near = NEAR * float(box.size.max())
     said = f"Planes through landmark {focus.name}, points within {near:.2g} mm.\n"
     said += "Projections: maximum intensity, all points."
-    axes.text(0.02, 0.02, _plain(said), color=_FAINT, fontsize=8.5, ha="left", va="bottom", transform=axes.transAxes)
+    axes.text(0.02, 0.02, literal(said), color=_FAINT, fontsize=8.5, ha="left", va="bottom", transform=axes.transAxes)
 
 
 def _measured(one: Measurement) -> str:
@@ -322,7 +323,7 @@ def _bars(axes: Any, marks: Marks) -> None:
     names, values = [name for name, _ in worst], [value for _, value in worst]
     axes.spines["left"].set_position(("data", 0))  # which takes the labels away
     axes.barh(range(len(worst)), values, height=0.62, color=[marks.colours[name] for name in names])
-    axes.set_yticks(range(len(worst)), [_plain(name) for name in names], color=_TEXT, fontsize=9)
+    axes.set_yticks(range(len(worst)), [literal(name) for name in names], color=_TEXT, fontsize=9)
     axes.set_ylim(_BARS - 0.3, -1.9)
     end = 1.18 * max(*values, 1e-3) if errors else 1.18
     axes.set_xlim(-0.16 * end, end)
@@ -340,7 +341,7 @@ def _bars(axes: Any, marks: Marks) -> None:
 def _title(figure: Figure, marks: Marks, height: float) -> None:
     case = marks.case
     y = 1 - 0.5 * _TITLE_INCHES / height
-    figure.text(0.008, y, _plain(_shorten(case.id)), color=_TEXT, fontsize=14, fontweight="bold", va="center")
+    figure.text(0.008, y, literal(_shorten(case.id)), color=_TEXT, fontsize=14, fontweight="bold", va="center")
     flagged = sum(mark.status != "located" for mark in case.landmarks)
     said = f"{len(case.landmarks)} landmarks" + (f", {flagged} flagged" if flagged else "")
     errors = marks.errors
@@ -348,12 +349,9 @@ def _title(figure: Figure, marks: Marks, height: float) -> None:
         worst = max(errors, key=lambda name: errors[name])
         mean = float(np.mean(list(errors.values())))
         said += f"; mean error {mean:.2f} mm, largest {errors[worst]:.2f} mm ({worst})"
-    figure.text(0.992, y, _plain(said), color=_TEXT, fontsize=11, ha="right", va="center")
+    figure.text(0.992, y, literal(said), color=_TEXT, fontsize=11, ha="right", va="center")
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _shorten(text: str, most: int = 70) -> str:

@@ -1,4 +1,4 @@
-"""File names for cases, whose ids may hold anything."""
+"""Names that may hold anything, of cases and landmarks: as file names, and as text in pictures."""
 
 from __future__ import annotations
 
@@ -48,3 +48,8 @@ def _safe(text: str) -> str:
     name = _FORBIDDEN.sub("_", shown)
     name = name.encode("utf-8")[:LONGEST].decode("utf-8", "ignore").lstrip(". ").rstrip(". ") or "case"
     return f"_{name}" if _DEVICES.fullmatch(name) else name
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")

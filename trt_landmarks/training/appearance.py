@@ -25,6 +25,14 @@ def any_table(values: Floats, rng: np.random.Generator) -> Floats:
     return np.interp(values, knots, rng.uniform(0.05, 1, len(knots)))
 
 
+def through_table(values: Tensor, table: Floats) -> Tensor:
+    """Grey values (0..1, any shape) looked up in a table of evenly spaced heights, linear in between."""
+    heights = torch.as_tensor(table, dtype=torch.float32, device=values.device)
+    place = (values * (len(table) - 1)).clamp(0, len(table) - 1)
+    below = place.long().clamp(max=len(table) - 2)
+    return heights[below] + (place - below) * (heights[below + 1] - heights[below])
+
+
 def bias_field(shape: tuple[int, ...], spacing: Floats, rng: np.random.Generator, strength: float) -> Tensor:
     """Factor ``[Z, Y, X]`` that changes over 60 to 160 mm; ``strength`` is the standard deviation of its logarithm."""
     cells = rng.uniform(60, 160) / float(np.mean(spacing))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trt_landmarks.geometry import Floats
-from trt_landmarks.training.appearance import any_table, monotone_table
+from trt_landmarks.training.appearance import any_table, monotone_table, through_table
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,7 @@ def _recoloured(patches: Tensor, rng: np.random.Generator) -> Tensor:
     """``patches`` (0..1) through a random table of grey values; 0 stays 0."""
     values = np.linspace(0, 1, 65)
     table = any_table(values, rng) if rng.random() < 1 / 3 else monotone_table(values, rng, rng.uniform(0.1, 0.7))
-    heights = torch.as_tensor(table, dtype=torch.float32, device=patches.device)
-    place = patches.clamp(0, 1) * (len(values) - 1)
-    below = place.long().clamp(max=len(values) - 2)
-    changed = heights[below] + (place - below) * (heights[below + 1] - heights[below])
-    return torch.where(patches > 0, changed, 0)
+    return torch.where(patches > 0, through_table(patches, table), 0)
 
 
 def rotation_xyz(angles: Floats) -> Floats:
