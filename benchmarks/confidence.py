@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.confidence.command import fit, gather, shape_and_cases
 from trt_landmarks.confidence.fitting import FALSE_ALARMS, LARGE, PARTS, Sample, fit_score, sample
 from trt_landmarks.confidence.measuring import area_under_curve, judge_others
 from trt_landmarks.confidence.observation import Observation, load_observations, observe, save_observations
 from trt_landmarks.confidence.perturbation import WRONG, Perturbed
 from trt_landmarks.confidence.report import report as render
-from trt_landmarks.confidence.shape_model import ShapeModel
-from trt_landmarks.dataset import Case, load_dataset
+from trt_landmarks.data.dataset import Case, load_dataset
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Floats, Geometry, rigid_rotation
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.shape_model import ShapeModel
 from trt_landmarks.scan import Scan, read_scan
 
 #: What the reports name as their command.

@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from benchmarks.writing import table, this_machine, write_results
 from trt_landmarks.bench.machine import seconds
 from trt_landmarks.bench.statistics import ratio, spread
-from trt_landmarks.bundle import open_bundle
+from trt_landmarks.bundles.bundle import open_bundle
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.engines.onnxruntime import CPU, OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.export.parity import real_inputs
 from trt_landmarks.export.weights import nets_from_bundle
-from trt_landmarks.hardware import cores
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.scan import find_scans, read_scan
+from trt_landmarks.system import cores
 
 PYTORCH, PLAIN, FORM = "PyTorch", "ONNX Runtime, plain", "ONNX Runtime, CPU form"
 #: Operators of a profile that are shown.

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.writing import write_results
-from trt_landmarks.bundle import open_bundle
-from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.bundles.bundle import open_bundle
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.geometry import Geometry, Grid
 from trt_landmarks.preprocessing.dali import DaliPreprocessor
 from trt_landmarks.preprocessing.reference import Preprocessor, ReferencePreprocessor
-from trt_landmarks.sampling import intensity_range
+from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan, read_scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 #: A turn of 12 degrees about an axis that is none of the world's.
 TURN = np.array([[0.97985, -0.12375, 0.15661], [0.13639, 0.98799, -0.07277], [-0.14572, 0.09266, 0.98498]])

@@ -28,11 +28,11 @@ from trt_landmarks.export.cpu_graphs import write_cpu_graph
 from trt_landmarks.export.onnx_graphs import export_graph
 from trt_landmarks.export.parity import input_shapes
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.scan import Scan
-from trt_landmarks.task import Task, parse_task
+from trt_landmarks.task.task import Task, parse_task
 
 #: Edge of the synthetic scan, mm.
 EXTENT_MM = 96.0

@@ -28,15 +28,15 @@ import numpy as np
 from benchmarks.writing import this_machine, write_results
 from trt_landmarks.bench.machine import resident, seconds, undisturbed
 from trt_landmarks.bench.statistics import spread
-from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.case_result import CaseResult
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.hardware import cores
-from trt_landmarks.localizer import Localizer
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.results.case import CaseResult
+from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.runs.run import Run
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
+from trt_landmarks.system import cores
 
 
 @dataclass(frozen=True)

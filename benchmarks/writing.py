@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_landmarks.hardware import cores, processor
+from trt_landmarks.system import cores, processor
 
 
 def this_machine() -> dict[str, Any]:

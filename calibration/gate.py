@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.recipe import LIMITS
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localization import Localization
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization
 from trt_landmarks.scan import Scan
 
 

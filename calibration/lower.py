@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.blame import layers_to_blame
 from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.gate import deviation, judged, localize_all, table
@@ -20,7 +20,7 @@ from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import Inputs, compare, random_inputs, real_inputs
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 
 if TYPE_CHECKING:
     from onnx import ModelProto

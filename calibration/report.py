@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.gate import summary
 from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_INT8, Recipe
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bundle import file_sha256
+from trt_landmarks.bundles.bundle import file_sha256
+from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, select
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Floats
-from trt_landmarks.landmark_files import find_landmark_files, read_landmarks, select
 from trt_landmarks.scan import Scan, ScanFile, extension, find_scans, read_scan
 
 #: Scans to calibrate on and to measure on, unless told otherwise.

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from trt_landmarks import __version__
-from trt_landmarks.bundle import Bundle, open_bundle, write_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle, write_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
@@ -23,10 +23,10 @@ from trt_landmarks.export.cpu_graphs import write_cpu_graph
 from trt_landmarks.export.onnx_graphs import OPSET, export_graph, store_half
 from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, Inputs, compare, input_shapes, random_inputs, real_inputs
 from trt_landmarks.export.weights import nets_from_bundle
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.scan import Scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 from trt_landmarks.training.checkpoint import Checkpoint
 
 

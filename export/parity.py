@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.engines.base import COARSE, Engine, fine_graphs
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.scan import Scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 #: Batches at which graphs are compared.
 BATCHES = (1, 2, 5)

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError
 from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, compare, random_inputs, real_inputs
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded, normalized
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.scan import Scan

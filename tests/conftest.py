@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from trt_landmarks.bundle import Bundle
+    from trt_landmarks.bundles.bundle import Bundle
     from trt_landmarks.scan import Scan
     from trt_landmarks.training.checkpoint import Checkpoint
 
@@ -61,7 +61,7 @@ def tiny_checkpoint() -> Checkpoint:
     import torch
 
     from trt_landmarks.nets.model import build_nets
-    from trt_landmarks.task import parse_task
+    from trt_landmarks.task.task import parse_task
     from trt_landmarks.training.checkpoint import Checkpoint
 
     content = {
@@ -102,8 +102,8 @@ def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small task's bundle with an FP16 build for ONNX Runtime; copy it before changing it."""
-    from trt_landmarks.builder import Request, build
-    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.build import Request, build
+    from trt_landmarks.bundles.bundle import open_bundle
 
     folder = tmp_path_factory.mktemp("built") / "bundle"
     shutil.copytree(tiny_bundle.root, folder)
@@ -115,7 +115,7 @@ def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Bundle]:
     """A bundle without builds that a test may add to; whatever happens, its own files must not change."""
-    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.bundles.bundle import open_bundle
 
     shutil.copytree(tiny_bundle.root, tmp_path / "bundle", ignore=shutil.ignore_patterns("builds"))
     yield open_bundle(tmp_path / "bundle")
@@ -125,7 +125,7 @@ def bundle(tiny_bundle: Bundle, tmp_path: Path) -> Iterator[Bundle]:
 @pytest.fixture
 def built(built_bundle: Bundle, tmp_path: Path) -> Bundle:
     """A bundle with an FP16 build for ONNX Runtime that a test may spoil."""
-    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.bundles.bundle import open_bundle
 
     shutil.copytree(built_bundle.root, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.localization import Localization, Reliability
+from trt_landmarks.localization.confidence import ConfidenceModel
+from trt_landmarks.localization.result import Localization, Reliability
 from trt_landmarks.scan import Scan
-from trt_landmarks.task import Task, parse_task
+from trt_landmarks.task.task import Task, parse_task
 from trt_landmarks.training.augmentation import Augmentation, rotation_xyz
 from trt_landmarks.training.scans import TrainingScan
 

@@ -28,10 +28,10 @@ from benchmarks.brain.head import head_around
 from benchmarks.brain.horns import TIPS, draw_horn
 from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
 from benchmarks.brain.ventricles import slide_into_planes
+from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.geometry import Floats, Geometry, Grid
-from trt_landmarks.landmark_files import write_mrk_json
 from trt_landmarks.scan import Scan, scan_from_array, write_scan
-from trt_landmarks.task import load_task
+from trt_landmarks.task.task import load_task
 from trt_landmarks.training.appearance import (
     any_table,
     bias_field,

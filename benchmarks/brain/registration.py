@@ -22,11 +22,11 @@ from benchmarks.brain.scan import t1_path
 from benchmarks.brain.template import load_template
 from benchmarks.brain.validation import common_shift
 from benchmarks.writing import this_machine
+from trt_landmarks.data.annotations import read_landmarks, select
 from trt_landmarks.geometry import Floats
-from trt_landmarks.installed import installed_versions
-from trt_landmarks.landmark_files import read_landmarks, select
-from trt_landmarks.metrics import evaluate_points
-from trt_landmarks.task import load_task
+from trt_landmarks.results.metrics import evaluate_points
+from trt_landmarks.system import installed_versions
+from trt_landmarks.task.task import load_task
 
 
 def registered(scan: Path, points: Floats) -> Floats:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.brain.scan import t1_path
+from trt_landmarks.data.annotations import read_landmarks, select
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation
-from trt_landmarks.landmark_files import read_landmarks, select
 from trt_landmarks.scan import read_scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 #: The 2009b template is the 2009a one at 0.5 mm: its landmarks are this scan's.
 LANDMARKS_FILE = "templates/tpl-MNI152NLin2009bSym_afids.fcsv"

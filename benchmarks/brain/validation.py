@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.dataset import Case, load_dataset, split_from_file
-from trt_landmarks.engines.select import open_engine
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.select import open_engine
+from trt_landmarks.data.annotations import read_landmarks, select
+from trt_landmarks.data.dataset import Case, load_dataset, split_from_file
 from trt_landmarks.geometry import Floats
-from trt_landmarks.landmark_files import read_landmarks, select
-from trt_landmarks.localizer import Localizer
-from trt_landmarks.metrics import evaluate_points
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.results.metrics import evaluate_points
 from trt_landmarks.scan import read_scan
 
 #: Kinds of made cases that are measured apart.

@@ -15,7 +15,7 @@ import benchmarks.gpu_check
 from benchmarks.gpu_check.rows import FAILED, NOT_RUN, Row, markdown, row
 from benchmarks.gpu_check.sections import SECTIONS, Section, Setting
 from trt_landmarks.bench.machine import scrubbed
-from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.files import write_text
 from trt_landmarks.scan import find_scans

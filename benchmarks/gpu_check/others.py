@@ -20,16 +20,16 @@ from benchmarks.gpu_check.sections import (
     pycuda,
 )
 from trt_landmarks.engines.base import COARSE
-from trt_landmarks.engines.cuda_memory import FINISHED, DeviceArray
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+from trt_landmarks.engines.tensorrt.memory import FINISHED, DeviceArray
 from trt_landmarks.errors import EngineError
-from trt_landmarks.layouts import NETS
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.preprocessing.reference import ReferencePreprocessor
-from trt_landmarks.sampling import intensity_range
+from trt_landmarks.preprocessing.sampling import intensity_range
+from trt_landmarks.task.layouts import NETS
 
 if TYPE_CHECKING:
-    from trt_landmarks.engines.tensorrt import TensorRTEngine
+    from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
 
 #: Hand-overs, and how long the writer is kept busy before it writes, s.
 TURNS, DELAY = 20, 0.02

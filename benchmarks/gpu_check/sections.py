@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, OK, Row, latency, row, verdict
-from trt_landmarks.builds import Build, find_build
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.builds import Build, find_build
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.select import open_plans
 from trt_landmarks.engines.base import COARSE, Engine
-from trt_landmarks.engines.flavours import FLAVOURS, RTX, Log, load_flavour
-from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.plan_settings import PlanSettings
-from trt_landmarks.engines.select import open_plans
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, RTX, Log, load_flavour
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
+from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError, TrtlmError
-from trt_landmarks.layouts import NETS
-from trt_landmarks.localization import Localization
-from trt_landmarks.localizer import Localizer
-from trt_landmarks.profiles import profiles
-from trt_landmarks.resident import ResidentLocalizer
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization
+from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.scan import Scan, find_scans, read_scan
+from trt_landmarks.task.layouts import NETS
+from trt_landmarks.task.profiles import profiles
 
 if TYPE_CHECKING:
-    from trt_landmarks.engines.tensorrt import TensorRTEngine
+    from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
 
 #: Plans are built with as much scratch memory as they want: with layout ``one`` that is more than 4 GiB, for a scan
 #: of the largest size.
@@ -140,7 +140,7 @@ def _target(trt: Any, bundle: Bundle, target: Any, name: str) -> Row:
 
 def building(setting: Setting) -> Iterator[Row]:
     """Plans: those that are there, and those that can be made here."""
-    from trt_landmarks.builder import Request, build
+    from trt_landmarks.build import Request, build
 
     bundle = setting.bundle()
     flavours = [flavour for flavour in FLAVOURS if _loads(flavour)]
@@ -277,7 +277,7 @@ def pycuda() -> tuple[Any, Any]:
     """``pycuda.driver`` and the primary context."""
     import pycuda.driver as cuda
 
-    from trt_landmarks.engines.tensorrt import primary_context
+    from trt_landmarks.engines.tensorrt.engine import primary_context
 
     return cuda, primary_context(0)
 

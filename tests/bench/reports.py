@@ -11,7 +11,7 @@ from trt_landmarks.bench.measure import Subject
 from trt_landmarks.bench.report import SCHEMA_VERSION, accuracy, describe_way, ratios
 from trt_landmarks.bench.statistics import ratio, spread
 from trt_landmarks.bench.ways import DEFAULT, FOLDER, Spec, list_ways
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 
 #: Median milliseconds of a scan, and how far a way's points are off, mm.
 MEDIANS = {"script": (900, 0.03), "torch": (600, 0.0), "torch-best": (300, 0.01), DEFAULT: (200, 0.0)}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import make_scan
+from tests.cli.test_cli import make_scan
 from trt_landmarks.bench.child import Child
 from trt_landmarks.bench.ways import DEFAULT, ONNXRUNTIME, Spec
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import EngineError
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tests.bench.reports import make_report
 from trt_landmarks.bench.compare import compare, differences, read_report
 from trt_landmarks.bench.ways import DEFAULT
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.cli import app
 from trt_landmarks.errors import TrtlmError
 

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 
 from tests.bench.reports import MEDIANS, ROUNDS, SCANS, make_report
 from trt_landmarks.bench.figures import latency, stages, write_figures
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 
 
 def test_figures_show_what_the_report_says(tiny_bundle: Bundle) -> None:

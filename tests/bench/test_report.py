@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.bench.reports import MEDIANS, make_report
 from trt_landmarks.bench.report import SCHEMA_FILE, markdown, render, write_report
 from trt_landmarks.bench.ways import DEFAULT
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import TrtlmError
 
 

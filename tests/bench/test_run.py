@@ -11,14 +11,14 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
-from tests.test_cli import make_scan
+from tests.cli.test_cli import make_scan
 from trt_landmarks.bench.report import SCHEMA_FILE
 from trt_landmarks.bench.run import Settings, bench
 from trt_landmarks.bench.ways import DEFAULT, FOLDER
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.cli import app
+from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.errors import EngineError, ScanError, TrtlmError
-from trt_landmarks.landmark_files import write_mrk_json
 
 
 def test_bench_from_scans_to_a_report(tiny_bundle: Bundle, tmp_path: Path) -> None:

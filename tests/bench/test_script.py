@@ -14,10 +14,10 @@ from tests.synthetic import about, field, rotation, voxel_positions
 from trt_landmarks.bench.script import Script, _cut, script_nets
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.geometry import Grid
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.preprocessing.reference import view
-from trt_landmarks.sampling import intensity_range
+from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan, read_scan, write_scan
 from trt_landmarks.training.checkpoint import Checkpoint
 

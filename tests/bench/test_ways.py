@@ -7,8 +7,8 @@ import json
 import pytest
 
 from trt_landmarks.bench.ways import BASELINES, DEFAULT, PREPROCESSING, Spec, list_ways
-from trt_landmarks.bundle import Bundle
-from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.errors import EngineError
 
 

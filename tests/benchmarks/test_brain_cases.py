@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from trt_landmarks.task import Task, load_task
+from trt_landmarks.task.task import Task, load_task
 from trt_landmarks.training.warping import positions, resample
 
 pytest.importorskip("nilearn", reason="the scan is nilearn's")

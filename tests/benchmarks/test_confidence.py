@@ -12,9 +12,9 @@ from benchmarks.confidence import ablation, candidates, tables, turned
 from tests.confidence.conftest import TASK, observations, shapes
 from tests.synthetic import HEAD, blobs, head_geometry, rotation
 from trt_landmarks.confidence.fitting import sample
-from trt_landmarks.confidence.shape_model import fit_shape_model
 from trt_landmarks.geometry import Grid
-from trt_landmarks.sampling import sample as sampled
+from trt_landmarks.localization.shape_model import fit_shape_model
+from trt_landmarks.preprocessing.sampling import sample as sampled
 from trt_landmarks.scan import Scan
 
 

@@ -18,16 +18,16 @@ from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import others, sections
 from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, OK, latency, markdown, row, verdict
 from benchmarks.gpu_check.sections import SECTIONS, Section, Setting
-from tests.engines.fake_gpu import Device, Net, install
+from tests.engines.tensorrt.fake_gpu import Device, Net, install
 from tests.synthetic import rotation
 from trt_landmarks.bench.machine import scrubbed
-from trt_landmarks.builder import Request, build
-from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.engines.flavours import RTX
-from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.build import Request, build
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.plan_record import PlanRecord
-from trt_landmarks.engines.tensorrt import TensorRTEngine
+from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
+from trt_landmarks.engines.tensorrt.flavours import RTX
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
+from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan import Scan, write_scan
 
@@ -184,7 +184,7 @@ def device(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> Device:
         outputs = tuple(tensor.name for tensor in record.outputs)
         found.nets[plan.read_bytes()] = Net(record.profile, outputs, _computed(engine, record.graph), scratch=64)
         loaded.__version__ = record.version
-    monkeypatch.setattr("trt_landmarks.engines.tensorrt.load_flavour", lambda name: loaded)
+    monkeypatch.setattr("trt_landmarks.engines.tensorrt.engine.load_flavour", lambda name: loaded)
     monkeypatch.setattr(others, "BALLAST", 1024)
     monkeypatch.setattr(others, "DELAY", 0.0)
     return found

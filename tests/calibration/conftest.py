@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from tests.calibration.folders import annotate, write_scans
 from tests.calibration.graphs import LEFT_OUT, Lowered
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.fp16 import half
 from trt_landmarks.calibration.graph import load_net
 from trt_landmarks.calibration.int8 import quantize

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-from trt_landmarks.landmark_files import write_mrk_json
+from trt_landmarks.data.annotations import write_mrk_json
 
 
 def write_scans(folder: Path, ids: Sequence[str], ending: str = ".nii.gz") -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from tests.calibration.graphs import change, copied, stored
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.blame import WORST, layers_to_blame
 from trt_landmarks.calibration.fp16 import half
 from trt_landmarks.calibration.graph import learned_nodes

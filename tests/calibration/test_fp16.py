@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from tests.calibration.graphs import assert_decoding_untouched, change, stored, types
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.graph import DECODING, learned_nodes
 from trt_landmarks.calibration.recipe import DATA_MAX, RANGE_INPUTS

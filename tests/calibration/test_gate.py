@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synthetic import small_task
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.gate import deviation, judged, localize_all, summary, table
 from trt_landmarks.calibration.recipe import LIMITS, Limits
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.localization import Localization, SlicePlane
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization, SlicePlane
 from trt_landmarks.scan import Scan
 
 FINE = {"shape": [8, 8, 8], "frame": "anatomy", "width": 2, "levels": 2, "heatmap_sigma_mm": 1.5}

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.calibration.graphs import copied, run
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.graph import (
     DECODING,
     conv_flops,

@@ -12,7 +12,7 @@ import pytest
 
 from tests.calibration.folders import annotate, write_scans
 from tests.calibration.graphs import LEFT_OUT, Lowered
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.int8 import quantized_layers
 from trt_landmarks.calibration.lower import CPU_ENGINE, lower
 from trt_landmarks.calibration.recipe import LIMITS, Limits, Recipe
@@ -21,7 +21,7 @@ from trt_landmarks.engines.base import COARSE, INDEPENDENT
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError, LandmarkFileError, ScanError
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.scan import read_scan
 
 IDS = ["head0", "head1", "head2"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.calibration.graphs import LEFT_OUT, Lowered
-from trt_landmarks.builds import list_builds
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.builds import list_builds
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.recipe import Recipe
 from trt_landmarks.calibration.report import report
 from trt_landmarks.calibration.scans import CalibrationScans

@@ -8,9 +8,9 @@ import pytest
 from tests.synthetic import HEAD, small_task
 from trt_landmarks.confidence.observation import Observation
 from trt_landmarks.confidence.perturbation import HARD, MILD, WRONG
-from trt_landmarks.confidence.shape_model import ShapeModel, fit_shape_model
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localization import Localization, SlicePlane
+from trt_landmarks.localization.result import Localization, SlicePlane
+from trt_landmarks.localization.shape_model import ShapeModel, fit_shape_model
 
 TASK = small_task()
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from trt_landmarks.bundle import Bundle, attach_confidence, open_bundle, write_bundle
+from trt_landmarks.bundles.bundle import Bundle, attach_confidence, open_bundle, write_bundle
 from trt_landmarks.cli import app
 from trt_landmarks.confidence.command import fit, gather, shape_and_cases
+from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.errors import BundleError, DatasetError, TrtlmError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.landmark_files import write_mrk_json
-from trt_landmarks.predictions import read_predictions
+from trt_landmarks.results.predictions import read_predictions
+from trt_landmarks.runs.workers import open_workers
 from trt_landmarks.scan import Scan, write_scan
-from trt_landmarks.workers import open_workers
 
 TRAIN, VALIDATION = [f"t{n}" for n in range(9)], ["v0", "v1", "v2"]
 

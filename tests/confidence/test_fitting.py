@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose
 from tests.confidence.conftest import TASK, observations
 from trt_landmarks.confidence.fitting import LARGE, Sample, _increasing, fit_confidence, left_out, sample
 from trt_landmarks.confidence.measuring import area_under_curve, judge_left_out, judge_others, measure
-from trt_landmarks.confidence.shape_model import ShapeModel
 from trt_landmarks.errors import DatasetError
+from trt_landmarks.localization.shape_model import ShapeModel
 
 
 @pytest.fixture(scope="module")

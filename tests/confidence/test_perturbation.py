@@ -10,7 +10,7 @@ import pytest
 from tests.synthetic import HEAD, blobs, head_geometry, rotation, small_task
 from trt_landmarks.confidence.perturbation import HARD, KINDS, MILD, WRONG, Perturbed, perturbations
 from trt_landmarks.geometry import Grid
-from trt_landmarks.sampling import sample
+from trt_landmarks.preprocessing.sampling import sample
 from trt_landmarks.scan import Scan
 
 TASK = small_task()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trt_landmarks.bundle import SHIPPED
+from trt_landmarks.bundles.bundle import SHIPPED
 from trt_landmarks.doctor.children import Answer
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import Need

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.engines.plans import build, profile
-from trt_landmarks.bundle import Bundle
+from tests.engines.tensorrt.plans import build, profile
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.base import COARSE
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.calibration.graphs import run, types
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.graph import expose
 from trt_landmarks.calibration.int8 import to_int8

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, Cancellable, RunCancelled
 from trt_landmarks.engines.onnxruntime import CPU, OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError, EngineError

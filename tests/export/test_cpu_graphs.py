@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.synthetic import scramble
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.base import INDEPENDENT, group_graph
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.errors import BundleError
 from trt_landmarks.export.parity import random_inputs
 from trt_landmarks.export.weights import nets_from_bundle, restored, stored

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.engines.select import open_engine
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.scan import Scan, read_scan
-from trt_landmarks.task import load_task
+from trt_landmarks.task.task import load_task
 
 pytest.importorskip("nilearn", reason="the scan is nilearn's")
 

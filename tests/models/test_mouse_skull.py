@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 
 from tests.synthetic import turned
-from trt_landmarks.builder import Request, build
-from trt_landmarks.builds import PRECISIONS, Build, find_build
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.build import Request, build
+from trt_landmarks.bundles.builds import PRECISIONS, Build, find_build
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.calibration.scans import choose_scans
-from trt_landmarks.dataset import load_dataset, split_from_file
-from trt_landmarks.engines.flavours import RTX
-from trt_landmarks.engines.plan_record import PlanRecord
-from trt_landmarks.engines.select import open_engine
+from trt_landmarks.data.dataset import load_dataset, split_from_file
+from trt_landmarks.engines.tensorrt.flavours import RTX
+from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.localization import Localization
-from trt_landmarks.localizer import Localizer
-from trt_landmarks.metrics import evaluate_points
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization
+from trt_landmarks.results.metrics import evaluate_points
 from trt_landmarks.scan import Scan, read_scan
 
 
@@ -127,7 +127,7 @@ def test_how_a_scan_is_stored_moves_nothing(
     scan, expected = validation[0][0], validation[1][0].points
     ways = list(product(permutations(range(3)), product((False, True), repeat=3)))
     assert len(ways) == 48
-    for order, flips in ways[5::9]:  # the sampling of all 48 is compared in tests/test_localizer.py
+    for order, flips in ways[5::9]:  # the sampling of all 48 is compared in tests/localization/test_localizer.py
         points = localizer.localize(restored(scan, order, flips)).points
         assert np.abs(points - expected).max() <= 0.02 * min(scan.geometry.spacing)
 

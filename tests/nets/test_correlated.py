@@ -13,7 +13,7 @@ from tests.synthetic import scramble
 from trt_landmarks.geometry import Floats
 from trt_landmarks.nets.correlated import AxisAttention, CorrelatedNet, SliceBranch, pool_to_axis
 from trt_landmarks.nets.unet import UNets
-from trt_landmarks.task import Correlated
+from trt_landmarks.task.task import Correlated
 
 L = 3
 COMBINATIONS = [

@@ -14,7 +14,7 @@ from trt_landmarks.nets.correlated import CorrelatedNet
 from trt_landmarks.nets.cpu_form import MergeUnit, PlanarConv, PlanarUnit, fits, for_cpu, planar
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.nets.unet import ConvUnit, UNets, concatenate
-from trt_landmarks.task import Correlated
+from trt_landmarks.task.task import Correlated
 
 SIZES = st.integers(1, 6)
 

@@ -11,7 +11,7 @@ from tests.synthetic import scramble, scrambled, small_task
 from trt_landmarks.nets.decoding import HeatmapDecoder, SliceDecoder
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 SPACING = (0.5, 1.0, 0.8)
 

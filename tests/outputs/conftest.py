@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.synthetic import about, blobs, rotation
-from trt_landmarks.case_result import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
 from trt_landmarks.geometry import Floats
 from trt_landmarks.outputs.marks import Marks
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
+from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.scan import Scan, write_scan
 
 #: Where the landmarks are, LPS mm.

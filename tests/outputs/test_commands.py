@@ -12,11 +12,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.test_cli import make_scan
+from tests.cli.test_cli import make_scan
 from trt_landmarks import cli
-from trt_landmarks.bundle import Bundle
-from trt_landmarks.landmark_files import read_landmarks, write_mrk_json
-from trt_landmarks.predictions import SCHEMA_FILE, Predictions, read_predictions
+from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.data.annotations import read_landmarks, write_mrk_json
+from trt_landmarks.results.predictions import SCHEMA_FILE, Predictions, read_predictions
 
 Run = Callable[..., str]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.outputs.conftest import GROUPS, failed_case
-from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.outputs.csv_file import measurements_beside, write_landmarks, write_measurements
+from trt_landmarks.results.case import CaseResult
 
 
 def rows(path: Path) -> list[dict[str, str]]:

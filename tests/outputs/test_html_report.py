@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests.outputs.conftest import PLACES, failed_case, make_case
-from trt_landmarks.landmark_files import write_mrk_json
+from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.outputs import html_report
 from trt_landmarks.outputs.case_rows import case_row, worst_first
 from trt_landmarks.outputs.html_report import write_report
 from trt_landmarks.outputs.sources import Sources
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.scan import Scan, read_scan
 
 VOID = {"meta", "img", "br"}

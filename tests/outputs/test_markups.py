@@ -10,9 +10,9 @@ import numpy as np
 from jsonschema import Draft7Validator
 
 from tests.outputs.conftest import GROUPS, place
-from trt_landmarks.case_result import CaseResult
-from trt_landmarks.landmark_files import read_landmarks
+from trt_landmarks.data.annotations import read_landmarks
 from trt_landmarks.outputs.markups import write_case
+from trt_landmarks.results.case import CaseResult
 
 TEXT, FLAG, NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "number"}
 

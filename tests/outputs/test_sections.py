@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.outputs.conftest import place
 from tests.synthetic import about, blobs, directions, rotation, stored_otherwise, turned
+from trt_landmarks.data.annotations import read_landmarks
 from trt_landmarks.geometry import Floats
-from trt_landmarks.landmark_files import read_landmarks
 from trt_landmarks.outputs.sections import VIEWS, Box, Image, View, box_about, plane, projections
 from trt_landmarks.scan import Scan, read_scan
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.outputs.conftest import GROUPS, failed_case, make_case
-from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.outputs import figure
 from trt_landmarks.outputs.writer import OutputWriter
+from trt_landmarks.results.case import CaseResult
 from trt_landmarks.scan import Scan
 
 

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from tests.scan_files import oblique_piece
 from tests.synthetic import HEAD, directions, geometries, rotation, scrambled, small_task, stored_otherwise, turned
-from trt_landmarks.bundle import open_bundle
+from trt_landmarks.bundles.bundle import open_bundle
 from trt_landmarks.engines.base import Engine
-from trt_landmarks.engines.gpu import gpu_problem
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Floats, Geometry, Grid
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.preprocessing import dali
 from trt_landmarks.preprocessing.dali import TYPES, DaliPreprocessor, make_pipeline
 from trt_landmarks.preprocessing.reference import Range, ReferencePreprocessor
-from trt_landmarks.sampling import intensity_range
+from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan, read_scan
-from trt_landmarks.task import Intensity, Task
+from trt_landmarks.task.task import Intensity, Task
 
 #: What DALI may differ by from the reference, of the range 0..1.
 TOLERANCE = 1e-3

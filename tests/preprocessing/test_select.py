@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.errors import EngineError
 from trt_landmarks.preprocessing.select import PREPROCESSORS, open_preprocessor
 

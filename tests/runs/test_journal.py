@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from trt_landmarks.case_result import CaseError, CaseResult, Landmark
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.predictions import Predictions, read_predictions
+from trt_landmarks.results.case import CaseError, CaseResult, Landmark
+from trt_landmarks.results.predictions import Predictions, read_predictions
 from trt_landmarks.runs.journal import Journal, journal_path, resume_journal, start_journal
 from trt_landmarks.runs.scan_state import State, scan_state
 from trt_landmarks.scan import ScanFile

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from tests.cli.test_cli import make_scan, read, trtlm
+from tests.runs.test_batch import TASK, Reader, empty, put, start
 from tests.synthetic import HEAD
-from tests.test_cli import make_scan, read, trtlm
-from tests.test_inference import TASK, Reader, empty, put, start
-from trt_landmarks import inference
-from trt_landmarks.bundle import Bundle
-from trt_landmarks.case_result import CaseResult
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import PredictionsError, TrtlmError
-from trt_landmarks.localizer import Localizer
-from trt_landmarks.predictions import Predictions, read_predictions
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.results.case import CaseResult
+from trt_landmarks.results.predictions import Predictions, read_predictions
+from trt_landmarks.runs import batch
 from trt_landmarks.runs import log as log_module
 from trt_landmarks.runs.journal import journal_path
 from trt_landmarks.runs.log import RunLog
@@ -81,12 +81,12 @@ def wait_for_cases(process: subprocess.Popen[str], out: Path, count: int) -> Non
 
 SLOWLY = """
 import time
-from trt_landmarks import inference
-read = inference.read_scan
+from trt_landmarks.runs import batch
+read = batch.read_scan
 def slowly(scan):
     time.sleep(0.15)
     return read(scan)
-inference.read_scan = slowly"""
+batch.read_scan = slowly"""
 
 
 def test_a_run_that_is_killed_goes_on(tiny_bundle: Bundle, scans: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_results_file_that_cannot_be_written_is_found_out_first(
     def never(file: ScanFile) -> Scan:
         raise AssertionError("a scan was read")
 
-    monkeypatch.setattr(inference, "read_scan", never)
+    monkeypatch.setattr(batch, "read_scan", never)
     with pytest.raises(PredictionsError, match="cannot be written"):
         Run(files, empty(), tmp_path / "nowhere" / "results.json")
 
@@ -251,7 +251,7 @@ def test_results_can_go_to_a_pipe(tmp_path: Path) -> None:
     out.symlink_to("/proc/self/fd/1")  # as /dev/stdout is
     code = f"""
 from pathlib import Path
-from tests.test_inference import *
+from tests.runs.test_batch import *
 from trt_landmarks.runs.run import Run
 Run(find_scans([{str(tmp_path / "a.mha")!r}]), empty(), Path({str(out)!r})).go([localizer()])
 """

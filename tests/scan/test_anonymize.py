@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.scan.dicom_writing import write_series
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.cli import app
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry

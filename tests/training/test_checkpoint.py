@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.synthetic import HEAD, scrambled, small_task
-from trt_landmarks.bundle import file_sha256
+from trt_landmarks.bundles.bundle import file_sha256
 from trt_landmarks.engines.base import COARSE
 from trt_landmarks.errors import CheckpointError, TaskError
 from trt_landmarks.nets.model import build_nets

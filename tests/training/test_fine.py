@@ -14,7 +14,7 @@ from tests.synthetic import HEAD, STILL, blobs, head_geometry, rotation, scrambl
 from trt_landmarks.geometry import Floats, rigid_rotation
 from trt_landmarks.nets.correlated import CorrelatedNet
 from trt_landmarks.nets.unet import UNets
-from trt_landmarks.task import Correlated, Task
+from trt_landmarks.task.task import Correlated, Task
 from trt_landmarks.training.augmentation import Augmentation
 from trt_landmarks.training.fine import (
     Patches,

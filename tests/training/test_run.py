@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tests.synthetic import HEAD, blobs, head_geometry, rotation, small_task
-from trt_landmarks.dataset import Case
+from trt_landmarks.data.dataset import Case
 from trt_landmarks.errors import CheckpointError, DatasetError
 from trt_landmarks.scan import Scan, write_scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 from trt_landmarks.training import run as run_module
 from trt_landmarks.training.checkpoint import Checkpoint, load_checkpoint
 from trt_landmarks.training.loop import Schedule, fit

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.synthetic import HEAD, about, field, head_geometry, rotation, small_task, training_scan, voxel_positions
-from trt_landmarks.dataset import Case
+from trt_landmarks.data.dataset import Case
 from trt_landmarks.geometry import Floats, Geometry, Grid
-from trt_landmarks.sampling import intensity_range, normalize, sample
+from trt_landmarks.preprocessing.sampling import intensity_range, normalize, sample
 from trt_landmarks.scan import Scan, read_scan, write_scan
 from trt_landmarks.training.scans import TrainingScan, load_training_scan, mean_shape
 

@@ -21,7 +21,7 @@ from trt_landmarks.engines.base import Arrays
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import compare
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 #: Runs that are timed for a trial.
 RUNS = 3

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trt_landmarks
-from trt_landmarks.hardware import affinity, cores, memory_bytes, processor
-from trt_landmarks.installed import installed_versions
+from trt_landmarks.system import affinity, cores, installed_versions, memory_bytes, processor
 
 #: Distributions whose versions a report names.
 DISTRIBUTIONS = (
@@ -27,7 +26,7 @@ DISTRIBUTIONS = (
 
 def describe() -> dict[str, Any]:
     """What the machine is, as far as it can be read; None where it cannot."""
-    from trt_landmarks.engines.gpu import NoGpu, find_gpus
+    from trt_landmarks.engines.tensorrt.gpu import NoGpu, find_gpus
 
     found, memory = find_gpus(), memory_bytes()
     return {

@@ -13,7 +13,7 @@ import numpy as np
 from trt_landmarks.bench.child import Child
 from trt_landmarks.bench.measure import Say
 from trt_landmarks.bench.ways import NETS_FILE, Spec
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import EngineError
 from trt_landmarks.scan import Scan
 
@@ -43,7 +43,7 @@ def prepare_nets(bundle: Bundle, scan: Scan, folder: Path, run: Path | None = No
 
     from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
     from trt_landmarks.export.parity import real_inputs
-    from trt_landmarks.localizer import Localizer
+    from trt_landmarks.localization.localizer import Localizer
 
     if run is not None:
         from trt_landmarks.training.checkpoint import load_checkpoint

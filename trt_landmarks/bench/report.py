@@ -12,11 +12,11 @@ import numpy as np
 from trt_landmarks.bench.measure import Subject
 from trt_landmarks.bench.statistics import ratio, summarize
 from trt_landmarks.bench.ways import BASELINES, DEFAULT, NET_STAGES, STAGES, TORCH
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.files import write_text
 from trt_landmarks.geometry import Floats
-from trt_landmarks.metrics import evaluate_points
+from trt_landmarks.results.metrics import evaluate_points
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -38,11 +38,11 @@ from trt_landmarks.bench.ways import (
     Way,
     list_ways,
 )
-from trt_landmarks.builds import PRECISIONS
-from trt_landmarks.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.builds import PRECISIONS
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.errors import BundleError, EngineError
-from trt_landmarks.hardware import cores
 from trt_landmarks.scan import ScanFile, read_scan
+from trt_landmarks.system import cores
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings:
     """What is measured.
 
     Attributes:
-        model: see :func:`~trt_landmarks.bundle.open_bundle`.
+        model: see :func:`~trt_landmarks.bundles.bundle.open_bundle`.
         scans: scan files or a folder of them; None takes the mouse skulls of ``TRTLM_DATA``.
         landmarks: folder of annotations; None looks for ``landmarks/`` in or beside the scans.
         engines: of :data:`~trt_landmarks.bench.ways.ENGINES`.

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, select
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Floats
-from trt_landmarks.landmark_files import find_landmark_files, read_landmarks, select
 from trt_landmarks.scan import ScanFile, find_scans
 
 #: Environment variable naming the folder of real data; the mouse skulls in it are the default scans of their model.

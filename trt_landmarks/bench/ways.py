@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from trt_landmarks.builds import PRECISIONS, build_name, list_builds
-from trt_landmarks.bundle import Bundle, open_bundle
-from trt_landmarks.engines.flavours import FLAVOURS
+from trt_landmarks.bundles.builds import PRECISIONS, build_name, list_builds
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
-from trt_landmarks.layouts import NETS
+from trt_landmarks.task.layouts import NETS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from trt_landmarks.geometry import Floats
-    from trt_landmarks.inference import AnyLocalizer
+    from trt_landmarks.runs.batch import AnyLocalizer
     from trt_landmarks.scan import Scan
-    from trt_landmarks.task import Task
+    from trt_landmarks.task.task import Task
 
 SCRIPT, TORCH, BEST = "script", "torch", "torch-best"
 #: Ways that others are compared with.
@@ -123,7 +123,7 @@ def list_ways(bundle: Bundle, engines: Iterable[str] = ENGINES, precisions: Iter
     Raises:
         EngineError: if there is no such engine or precision.
     """
-    from trt_landmarks.engines.gpu import gpu_problem
+    from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 
     asked, wanted = list(engines), list(precisions)
     for given, known, what in ((asked, ENGINES, "engine"), (wanted, PRECISIONS, "precision")):
@@ -222,7 +222,7 @@ class _Toolkit:
         self.pipelined = spec.way == FOLDER
         self.localizers: list[AnyLocalizer]
         if spec.engine in (ONNXRUNTIME, *FLAVOURS):
-            from trt_landmarks.workers import open_workers
+            from trt_landmarks.runs.workers import open_workers
 
             workers = open_workers(
                 bundle, spec.batches, engine=spec.engine, precision=spec.precision, layout=spec.layout,
@@ -231,7 +231,7 @@ class _Toolkit:
             self.localizers = workers.localizers if self.pipelined else workers.localizers[:1]
             self.note = f"{workers.note}; preprocessing: {workers.preprocessing}"
             return
-        from trt_landmarks.localizer import Localizer
+        from trt_landmarks.localization.localizer import Localizer
 
         engine: Any
         if spec.engine == CUDA:
@@ -252,7 +252,7 @@ class _Toolkit:
         self.localizers = [Localizer(bundle.task, bundle.mean_shape, engine)]
 
     def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
-        from trt_landmarks.inference import case_result
+        from trt_landmarks.runs.batch import case_result
         from trt_landmarks.scan import ScanFile, read_scan
 
         localizer = self.localizers[0]
@@ -284,7 +284,7 @@ class _Toolkit:
             raise EngineError(f"the folder could not be localized: {why}.")
 
     def _predictions(self) -> Any:
-        from trt_landmarks.predictions import Predictions
+        from trt_landmarks.results.predictions import Predictions
 
         return Predictions(self.bundle.task.name, {"name": self.bundle.name}, {"name": self.localizers[0].engine.name})
 
@@ -296,7 +296,7 @@ class _Preprocessing:
     """
 
     def __init__(self, bundle: Bundle, spec: Spec) -> None:
-        from trt_landmarks.localizer import Localizer
+        from trt_landmarks.localization.localizer import Localizer
         from trt_landmarks.preprocessing.select import open_preprocessor
 
         name = spec.way.partition("-")[2]
@@ -307,7 +307,7 @@ class _Preprocessing:
         self._scans: dict[Path, tuple[Scan, tuple[float, float]]] = {}
 
     def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
-        from trt_landmarks.sampling import intensity_range
+        from trt_landmarks.preprocessing.sampling import intensity_range
         from trt_landmarks.scan import read_scan
 
         if path not in self._scans:

@@ -55,7 +55,7 @@ class _Worker:
         import numpy as np
 
         from trt_landmarks.bench.best import Variant, trial
-        from trt_landmarks.bundle import open_bundle
+        from trt_landmarks.bundles.bundle import open_bundle
 
         assert self.spec is not None
         with np.load(inputs) as arrays:

@@ -14,8 +14,8 @@ from trt_landmarks import __version__
 from trt_landmarks.cli.bench import bench
 from trt_landmarks.cli.building import build, calibrate, inspect
 from trt_landmarks.cli.confidence import confidence
-from trt_landmarks.cli.inference import evaluate, infer
 from trt_landmarks.cli.outputs import convert, report, view
+from trt_landmarks.cli.scans import evaluate, infer
 from trt_landmarks.cli.training import export, init, train
 from trt_landmarks.errors import TrtlmError
 

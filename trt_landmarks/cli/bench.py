@@ -57,7 +57,7 @@ def bench(
     else:
         from trt_landmarks.bench.run import Settings
         from trt_landmarks.bench.ways import ENGINES
-        from trt_landmarks.builds import PRECISIONS
+        from trt_landmarks.bundles.builds import PRECISIONS
 
         settings = Settings(
             model, scans, landmarks, _several(engines, ENGINES), _several(precisions, PRECISIONS), count, rounds, cold,

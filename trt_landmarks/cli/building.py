@@ -23,7 +23,7 @@ from trt_landmarks.cli.options import (
 from trt_landmarks.cli.support import extra
 
 if TYPE_CHECKING:
-    from trt_landmarks.builds import Build
+    from trt_landmarks.bundles.builds import Build
 
 
 def build(
@@ -53,7 +53,7 @@ def build(
     ] = None,
 ) -> None:
     """Build engines for a model, at a precision: calibrated on real scans, and measured on others against FP32."""
-    from trt_landmarks.engines.plan_settings import PlanSettings
+    from trt_landmarks.engines.tensorrt.settings import PlanSettings
 
     scratch = None if workspace is None else workspace << 20
     plans = PlanSettings(
@@ -83,7 +83,7 @@ def calibrate(
     accept_deviation: Accept = False,
 ) -> None:
     """Bring a model's graphs to lower precision on real scans, measure them on others, and report."""
-    from trt_landmarks.builds import REPORT
+    from trt_landmarks.bundles.builds import REPORT
 
     done = _build(
         model, "onnxruntime", data, landmarks, n, held_out, seed, precision=precision, method=method,
@@ -98,8 +98,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Plain data instead of text.")] = False,
 ) -> None:
     """Show what is in a model: graphs, sizes, parity, builds, their accuracy, and where they run."""
-    from trt_landmarks.bundle import open_bundle
-    from trt_landmarks.inspection import inspect_bundle, render
+    from trt_landmarks.bundles.bundle import open_bundle
+    from trt_landmarks.bundles.inspection import inspect_bundle, render
 
     found = inspect_bundle(open_bundle(model, verify=False))
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else render(found))
@@ -111,9 +111,9 @@ def _build(
     **request: Any,
 ) -> Build:  # fmt: skip
     """Make a build; the scans are chosen from a folder, those that the model's training did not see for measuring."""
-    from trt_landmarks.builder import Request
-    from trt_landmarks.builder import build as make
-    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.build import Request
+    from trt_landmarks.build import build as make
+    from trt_landmarks.bundles.bundle import open_bundle
 
     bundle = open_bundle(model)
     typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)

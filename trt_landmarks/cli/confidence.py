@@ -37,13 +37,13 @@ def confidence(
     The scans are perturbed in about 40 ways each, which gives the errors to learn from; all is measured on cases left
     out. That of a shipped model goes to the user's cache folder. Builds of another bundle are to be made again.
     """
-    from trt_landmarks.bundle import attach_confidence, open_bundle
+    from trt_landmarks.bundles.bundle import attach_confidence, open_bundle
 
     if (data is None) == (fitted is None):
         raise TrtlmError("Name either --data or --from.", "See trtlm confidence --help.", code="usage")
     bundle = open_bundle(model)
     if fitted is not None:
-        from trt_landmarks.confidence.model import read_confidence
+        from trt_landmarks.localization.confidence import read_confidence
 
         path = attach_confidence(bundle, read_confidence(fitted, bundle.task))
     else:

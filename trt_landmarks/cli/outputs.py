@@ -13,8 +13,8 @@ from trt_landmarks.cli.support import extra
 from trt_landmarks.errors import BundleError, TrtlmError
 
 if TYPE_CHECKING:
-    from trt_landmarks.predictions import Predictions
-    from trt_landmarks.task import Task
+    from trt_landmarks.results.predictions import Predictions
+    from trt_landmarks.task.task import Task
 
 PredictionsFile = Annotated[Path, typer.Argument(help="Results file of trtlm infer.")]
 Annotations = Annotated[Path | None, typer.Option(help="Folder of annotations (.mrk.json, .fcsv, .csv), or one file.")]
@@ -30,10 +30,10 @@ def convert(
     task: TaskFile = None,
 ) -> None:
     """Write results that exist as tables or as 3D Slicer's files."""
-    from trt_landmarks.measurements import measure
     from trt_landmarks.outputs.writer import OutputWriter
-    from trt_landmarks.predictions import read_predictions
-    from trt_landmarks.task import add_measurements
+    from trt_landmarks.results.measurements import measure
+    from trt_landmarks.results.predictions import read_predictions
+    from trt_landmarks.task.task import add_measurements
 
     if csv is None and markups is None:
         raise TrtlmError("nothing to write.", "Name a --csv file, a --markups folder, or both.", code="usage")
@@ -70,7 +70,7 @@ def view(
     from trt_landmarks.outputs.figure import case_figure, format_of, save
     from trt_landmarks.outputs.marks import Marks
     from trt_landmarks.outputs.sources import Sources, find_case
-    from trt_landmarks.predictions import read_predictions
+    from trt_landmarks.results.predictions import read_predictions
     from trt_landmarks.scan import read_scan
 
     format_of(out)
@@ -97,7 +97,7 @@ def report(
     task: TaskFile = None,
 ) -> None:
     """Write a page to read: all cases, outliers first with pictures, and the errors if there are annotations."""
-    from trt_landmarks.predictions import read_predictions
+    from trt_landmarks.results.predictions import read_predictions
 
     with extra("figures"):
         import matplotlib  # noqa: F401
@@ -111,8 +111,8 @@ def report(
 
 def _task(found: Predictions, model: str | None, task: Path | None) -> Task | None:
     """The task that was asked for, else that of the results' model; None if that model is not here."""
-    from trt_landmarks.bundle import open_bundle
-    from trt_landmarks.task import load_task
+    from trt_landmarks.bundles.bundle import open_bundle
+    from trt_landmarks.task.task import load_task
 
     if task is not None:
         return load_task(task)

@@ -21,9 +21,9 @@ def init(
     name: Annotated[str | None, typer.Option(help="The task's name. [default: the file's]")] = None,
 ) -> None:
     """Propose a task file: names, groups, mirror pairs and grids from annotations and scans."""
+    from trt_landmarks.data.proposal import propose_task
     from trt_landmarks.errors import TaskError
     from trt_landmarks.files import write_text
-    from trt_landmarks.task_proposal import propose_task
 
     if out.exists():
         raise TaskError(f"{out}: exists already.", "Name another file.")
@@ -76,7 +76,7 @@ def export(
     provenance: Annotated[Path | None, typer.Option(help="JSON file for the manifest: data, licence, command.")] = None,
 ) -> None:
     """Export a checkpoint to a bundle of ONNX graphs, checked against PyTorch."""
-    from trt_landmarks.bundle import MANIFEST, open_bundle
+    from trt_landmarks.bundles.bundle import MANIFEST, open_bundle
 
     with extra("export"):
         from trt_landmarks.export.bundle import export_bundle, renew_bundle

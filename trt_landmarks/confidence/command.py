@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.confidence.fitting import fit_confidence, left_out, sample
 from trt_landmarks.confidence.measuring import judge_left_out, measure
-from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.confidence.observation import Observation, load_observations, observe_case, save_observations
-from trt_landmarks.confidence.shape_model import ShapeModel, fit_shape_model
-from trt_landmarks.dataset import Case, Split, load_dataset, split_from_file
+from trt_landmarks.data.dataset import Case, Split, load_dataset, split_from_file
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import DatasetError
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.confidence import ConfidenceModel
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.shape_model import ShapeModel, fit_shape_model
 
 #: What of the measurement goes into the bundle.
 KEPT = ("cases", "parts", "wrong")

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.confidence.model import ConfidenceModel, Score, Table, standardized
 from trt_landmarks.confidence.observation import Observation
 from trt_landmarks.confidence.perturbation import HARD, MILD, WRONG
-from trt_landmarks.confidence.shape_model import ShapeModel
-from trt_landmarks.confidence.signs import signs
 from trt_landmarks.errors import DatasetError
 from trt_landmarks.geometry import Floats
-from trt_landmarks.task import Task
+from trt_landmarks.localization.confidence import ConfidenceModel, Score, Table, standardized
+from trt_landmarks.localization.features import signs
+from trt_landmarks.localization.shape_model import ShapeModel
+from trt_landmarks.task.task import Task
 
 #: An error this many times the median error in scans as they are is large.
 LARGE = 3.0

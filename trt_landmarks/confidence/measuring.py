@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.confidence.fitting import PARTS, Sample
-from trt_landmarks.confidence.model import ConfidenceModel
 from trt_landmarks.confidence.observation import Observation
 from trt_landmarks.confidence.perturbation import WRONG
 from trt_landmarks.geometry import Floats
+from trt_landmarks.localization.confidence import ConfidenceModel
 
 #: Edges of the confidences that are held against what happened.
 STEPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from trt_landmarks.confidence.perturbation import Perturbed, perturbations
-from trt_landmarks.dataset import Case
+from trt_landmarks.data.dataset import Case
 from trt_landmarks.errors import DatasetError
 from trt_landmarks.files import write_bytes
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localization import Localization, SlicePlane
-from trt_landmarks.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization, SlicePlane
 from trt_landmarks.scan import read_scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.sampling import intensity_range
+from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 MILD, HARD, WRONG = "mild", "hard", "wrong"
 #: Kinds of a ``mix``: several mild ones, one after the other.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trt_landmarks.doctor.children import Answer
 from trt_landmarks.doctor.facts import DEFAULT_JOB, Facts
 from trt_landmarks.doctor.packages import PACKAGES, major
-from trt_landmarks.engines.flavours import FLAVOURS
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 
 #: Precisions of a build that ModelOpt makes the graphs of.
 REWRITTEN = ("fp16", "int8")

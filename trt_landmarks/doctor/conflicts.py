@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import OWN, PACKAGES, built_for, major
 from trt_landmarks.doctor.probe import plain
-from trt_landmarks.engines.flavours import FLAVOURS
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 
 #: First driver (Linux) that supports a major version of CUDA (NVIDIA's CUDA release notes).
 DRIVERS = {11: "450.80", 12: "525.60", 13: "580"}

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from trt_landmarks.doctor.children import Answer, Group, ask
 from trt_landmarks.doctor.packages import PACKAGES, Need, cuda_of, findable, installed, major, requirements
 from trt_landmarks.doctor.probe import STEPS, plain
-from trt_landmarks.engines.gpu import Gpu, NoGpu
-from trt_landmarks.hardware import cores, memory_bytes
+from trt_landmarks.engines.tensorrt.gpu import Gpu, NoGpu
+from trt_landmarks.system import cores, memory_bytes
 
 T = TypeVar("T")
 

@@ -129,8 +129,8 @@ def _driver(module: Any) -> Facts:
 
 def _model(module: Any) -> Facts:
     """Begin as ``trtlm infer`` does: all its imports, decompression, the default model's files and sessions."""
-    importlib.import_module("trt_landmarks.inference")
-    from trt_landmarks.bundle import SHIPPED, open_bundle
+    importlib.import_module("trt_landmarks.runs.batch")
+    from trt_landmarks.bundles.bundle import SHIPPED, open_bundle
     from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
     from trt_landmarks.scan.limits import gzip_fill, read_start
 
@@ -148,7 +148,7 @@ def _model(module: Any) -> Facts:
 
 
 def _builds(module: Any) -> Facts:
-    from trt_landmarks.bundle import open_bundle
+    from trt_landmarks.bundles.bundle import open_bundle
 
     warnings: list[str] = []
     found = module.list_builds(open_bundle(verify=False), lambda text: warnings.append(plain(text)))
@@ -174,14 +174,14 @@ def _cache(module: Any) -> Facts:
 
 #: Step to the module it imports and to what it then finds out.
 STEPS: dict[str, tuple[str, Callable[[Any], Facts]]] = {
-    "driver": ("trt_landmarks.engines.gpu", _driver),
+    "driver": ("trt_landmarks.engines.tensorrt.gpu", _driver),
     "numpy": ("numpy", _version),
     "SimpleITK": ("SimpleITK", _simpleitk),
     "onnxruntime": ("onnxruntime", _onnxruntime),
     "isal": ("isal.igzip", _isal),
     "model": ("trt_landmarks.cli", _model),
-    "builds": ("trt_landmarks.builds", _builds),
-    "cache": ("trt_landmarks.bundle", _cache),
+    "builds": ("trt_landmarks.bundles.builds", _builds),
+    "cache": ("trt_landmarks.bundles.bundle", _cache),
     "onnxruntime-cuda": ("onnxruntime", _onnxruntime_cuda),
     "onnx": ("onnx", _version),
     "torch": ("torch", _torch),

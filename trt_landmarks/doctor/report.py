@@ -11,7 +11,7 @@ from trt_landmarks.doctor.abilities import Ability, Can, dali_abilities, default
 from trt_landmarks.doctor.conflicts import find_conflicts
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import PACKAGES, cuda_of
-from trt_landmarks.engines.flavours import FLAVOURS
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 
 FORMAT = 1
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trt_landmarks.errors import EngineError
 
 if TYPE_CHECKING:
-    from trt_landmarks.task import Task
+    from trt_landmarks.task.task import Task
 
 Arrays = tuple[NDArray[np.float32], ...]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 #: Residual blocks per stage of a ResNet-34 (He et al., CVPR 2016, table 1).
 BLOCKS = (3, 4, 6, 3)

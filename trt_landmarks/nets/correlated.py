@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trt_landmarks.nets.unet import Decoder, Encoder, concatenate
-from trt_landmarks.task import Correlated
+from trt_landmarks.task.task import Correlated
 
 
 class AxisAttention(nn.Module):

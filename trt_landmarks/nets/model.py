@@ -7,7 +7,7 @@ from torch import nn
 from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.nets.coarse import CoarseNet
 from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 
 def build_nets(task: Task) -> dict[str, nn.Module]:

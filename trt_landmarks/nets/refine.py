@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trt_landmarks.nets.correlated import CorrelatedNet
 from trt_landmarks.nets.decoding import HeatmapDecoder, SliceDecoder
 from trt_landmarks.nets.unet import UNets
-from trt_landmarks.task import Group, Task
+from trt_landmarks.task.task import Group, Task
 
 #: Smoothing before the maximum is sought, as a fraction of the heatmap's own sigma.
 SMOOTHING = 0.5

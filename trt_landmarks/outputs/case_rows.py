@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trt_landmarks.case_result import CaseResult
 from trt_landmarks.geometry import Floats
 from trt_landmarks.outputs.marks import Marks
+from trt_landmarks.results.case import CaseResult
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_text
+from trt_landmarks.results.case import CaseResult
 
 LANDMARK_COLUMNS = (
     "case", "case_status", "error_code", "error_message", "landmark", "group", "landmark_status",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trt_landmarks.case_result import KeySlice, Landmark, Measurement
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_bytes
 from trt_landmarks.geometry import AXES
@@ -29,6 +28,7 @@ from trt_landmarks.outputs.sections import (
     plane,
     projections,
 )
+from trt_landmarks.results.case import KeySlice, Landmark, Measurement
 from trt_landmarks.scan import Scan
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from trt_landmarks.outputs.figure import encode, thumbnail
 from trt_landmarks.outputs.html_page import DASH, Cell, page, table
 from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.sources import Sources
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.scan import read_scan
 
 if TYPE_CHECKING:
-    from trt_landmarks.task import Task
+    from trt_landmarks.task.task import Task
 
 #: Radii that are marked where the task is not known; mm.
 _RADII = (1.0, 2.0, 4.0)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trt_landmarks.case_result import CaseResult, Landmark
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.geometry import Floats
 from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
+from trt_landmarks.results.case import CaseResult, Landmark
 
 
 @dataclass(frozen=True)

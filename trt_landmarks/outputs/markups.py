@@ -5,7 +5,7 @@ a line or an angle for each measurement of that kind, so that Slicer shows its v
 uncertainties, are also listed with the first point list.
 
 A landmark outside its scan is ``undefined``, which Slicer does not show: its position is a guess.  (The schema knows
-``undefined``, ``preview`` and ``defined``.)  :func:`trt_landmarks.landmark_files.read_landmarks` reads the files.
+``undefined``, ``preview`` and ``defined``.)  :func:`trt_landmarks.data.annotations.read_landmarks` reads the files.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trt_landmarks.case_result import CaseResult, Landmark, Measurement
-from trt_landmarks.landmark_files import Json, control_point, markup, write_markups
+from trt_landmarks.data.annotations import Json, control_point, markup, write_markups
 from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
+from trt_landmarks.results.case import CaseResult, Landmark, Measurement
 
 INDEPENDENT_NAME = "landmarks"
 _MEASURED: Colour = (0.9, 0.9, 0.9)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trt_landmarks.geometry import Floats, Grid
-from trt_landmarks.sampling import sample
+from trt_landmarks.preprocessing.sampling import sample
 from trt_landmarks.scan import Scan
 
 Image = NDArray[np.float32]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trt_landmarks.case_result import CaseResult
+from trt_landmarks.data.annotations import find_landmark_file, find_landmark_files, read_landmarks, select
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.geometry import Floats
-from trt_landmarks.landmark_files import find_landmark_file, find_landmark_files, read_landmarks, select
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.results.case import CaseResult
+from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.scan import case_id, find_scans
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import make_folder
 from trt_landmarks.outputs import csv_file, figure, markups
 from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.names import FileNames
+from trt_landmarks.results.case import CaseResult
 from trt_landmarks.scan import Scan
 
 

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.gpu import gpu_problem
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Grid
-from trt_landmarks.hardware import cores
 from trt_landmarks.preprocessing.reference import Range
-from trt_landmarks.sampling import BORDER_TOLERANCE, grid_to_voxel
+from trt_landmarks.preprocessing.sampling import BORDER_TOLERANCE, grid_to_voxel
 from trt_landmarks.scan import Scan
+from trt_landmarks.system import cores
 
 INSTALL = "pip install 'trt-landmarks[dali]'"
 #: DALI's names of the number types that enter a graph.

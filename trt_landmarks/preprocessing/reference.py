@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.geometry import Grid
-from trt_landmarks.sampling import normalize, sample
+from trt_landmarks.preprocessing.sampling import normalize, sample
 from trt_landmarks.scan import Scan
 
-#: The two voxel values that become 0 and 1 (:func:`trt_landmarks.sampling.intensity_range`).
+#: The two voxel values that become 0 and 1 (:func:`trt_landmarks.preprocessing.sampling.intensity_range`).
 Range = tuple[float, float]
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from trt_landmarks.case_result import CaseResult, read_case
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_error
-from trt_landmarks.predictions import Predictions, read_predictions
+from trt_landmarks.results.case import CaseResult, read_case
+from trt_landmarks.results.predictions import Predictions, read_predictions
 from trt_landmarks.runs.scan_state import State
 from trt_landmarks.scan import ScanFile
 

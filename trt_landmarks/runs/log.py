@@ -7,8 +7,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from trt_landmarks.case_result import CaseResult
 from trt_landmarks.errors import TrtlmError
+from trt_landmarks.results.case import CaseResult
 
 #: Minutes between two lines that say how far the run is.
 MINUTES = 5.0

@@ -1,6 +1,6 @@
 """The report of a run: what ran where, how much of it went well, and how long it took.
 
-``run_report.schema.json`` in the package describes it for other tools (JSON Schema 2020-12).  It names no host and no
+``report.schema.json`` in the package describes it for other tools (JSON Schema 2020-12).  It names no host and no
 paths but those that the user named.
 """
 
@@ -20,14 +20,13 @@ from typing import Any
 from trt_landmarks import __version__
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.files import write_text
-from trt_landmarks.hardware import cores, memory_bytes, processor
-from trt_landmarks.installed import installed_versions
-from trt_landmarks.memory import resident_memory
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.results.predictions import Predictions
+from trt_landmarks.runs.memory import resident_memory
+from trt_landmarks.system import cores, installed_versions, memory_bytes, processor
 
 SCHEMA_VERSION = "1"
 #: The report's JSON Schema.
-SCHEMA_FILE = Path(__file__).parent.with_name("run_report.schema.json")
+SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 #: Packages whose versions may change results.
 PACKAGES = ("numpy", "onnxruntime", "SimpleITK", "isal", "tensorrt-cu13", "tensorrt-rtx-cu13", "nvidia-dali-cuda130")
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trt_landmarks.case_result import CaseResult, read_case
 from trt_landmarks.errors import PipelineError, TrtlmError
-from trt_landmarks.inference import AnyLocalizer, Look, Progress, infer
-from trt_landmarks.memory import MemoryBudget
-from trt_landmarks.predictions import Predictions
+from trt_landmarks.results.case import CaseResult, read_case
+from trt_landmarks.results.predictions import Predictions
+from trt_landmarks.runs.batch import AnyLocalizer, Look, Progress, infer
 from trt_landmarks.runs.journal import resume_journal, start_journal
 from trt_landmarks.runs.log import RunLog
+from trt_landmarks.runs.memory import MemoryBudget
 from trt_landmarks.runs.report import Tally, run_report, tally, write_report
 from trt_landmarks.runs.scan_state import scan_state
 from trt_landmarks.scan import ScanFile
@@ -137,7 +137,7 @@ class Run:
         Ctrl-C and SIGTERM end it cleanly.  The journal is removed if all is done.
 
         Args:
-            localizers: see :func:`trt_landmarks.inference.infer`.
+            localizers: see :func:`trt_landmarks.runs.batch.infer`.
             batch: the same.
             readers: the same.
             limits: what it may take.
@@ -145,7 +145,7 @@ class Run:
             report: where the report goes.
             settings: further settings to report.
             progress: called after every case, in order.
-            look: see :func:`trt_landmarks.inference.infer`.
+            look: see :func:`trt_landmarks.runs.batch.infer`.
             finish: called with the cases of ``files``, all in memory, when the results file is written.
             problems: what went wrong besides the cases; it may grow while the run goes on.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_landmarks.geometry import AXES, Floats
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 from trt_landmarks.training.augmentation import Augmentation, mirrored_points, mirroring
 from trt_landmarks.training.loop import batches, mean_loss
 from trt_landmarks.training.scans import TrainingScan

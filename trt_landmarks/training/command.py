@@ -9,9 +9,9 @@ from typing import Literal, cast
 
 import torch
 
-from trt_landmarks.dataset import k_folds, load_dataset, split_from_file
+from trt_landmarks.data.dataset import k_folds, load_dataset, split_from_file
 from trt_landmarks.errors import TrtlmError
-from trt_landmarks.task import load_task
+from trt_landmarks.task.task import load_task
 from trt_landmarks.training.run import Run
 from trt_landmarks.training.settings import KINDS, Settings
 

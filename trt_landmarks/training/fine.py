@@ -13,7 +13,7 @@ from torch.nn import functional
 from trt_landmarks.geometry import AXES, Floats, rigid_rotation, same_slice
 from trt_landmarks.nets.correlated import CorrelatedNet
 from trt_landmarks.nets.unet import stack
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 from trt_landmarks.training.augmentation import Augmentation, mirroring
 from trt_landmarks.training.loop import State, batches, mean_loss
 from trt_landmarks.training.scans import TrainingScan

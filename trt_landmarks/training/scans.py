@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trt_landmarks.dataset import Case
+from trt_landmarks.data.dataset import Case
+from trt_landmarks.data.shapes import average_shape
 from trt_landmarks.geometry import Floats, Geometry
-from trt_landmarks.sampling import intensity_range
+from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import read_scan
-from trt_landmarks.shapes import average_shape
-from trt_landmarks.task import Task
+from trt_landmarks.task.task import Task
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,5 @@ def load_training_scan(case: Case, task: Task, device: torch.device) -> Training
 
 
 def mean_shape(scans: list[TrainingScan], mirror: tuple[int, ...] | None, axis: int | None) -> Floats:
-    """The training set's :func:`~trt_landmarks.shapes.average_shape` ``[N, 3]``, mm from the scan's middle."""
+    """The training set's :func:`~trt_landmarks.data.shapes.average_shape` ``[N, 3]``, mm from the scan's middle."""
     return average_shape(np.stack([scan.points - scan.geometry.centre for scan in scans]), mirror, axis)

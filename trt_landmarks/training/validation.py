@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.dataset import Case
+from trt_landmarks.data.dataset import Case
 from trt_landmarks.engines.torch import TorchEngine
-from trt_landmarks.localization import Localization
-from trt_landmarks.localizer import Localizer
-from trt_landmarks.metrics import evaluate_points
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization
+from trt_landmarks.results.metrics import evaluate_points
 from trt_landmarks.scan import read_scan
 from trt_landmarks.training.checkpoint import Checkpoint
 
@@ -23,7 +23,7 @@ def localize_cases(checkpoint: Checkpoint, cases: Sequence[Case]) -> list[Locali
 
 
 def validate_checkpoint(checkpoint: Checkpoint, cases: Sequence[Case]) -> dict[str, Any]:
-    """MRE, SDR and the rest (:func:`~trt_landmarks.metrics.evaluate_points`), of both stages and the coarse alone."""
+    """MRE, SDR and the rest (:func:`~trt_landmarks.results.metrics.evaluate_points`): both stages, coarse alone."""
     results = localize_cases(checkpoint, cases)
     truth = np.stack([case.points for case in cases])
     task = checkpoint.task

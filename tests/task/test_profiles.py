@@ -1,0 +1,31 @@
+"""Shapes that engines are built for come from the task."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.synthetic import small_task
+from trt_landmarks.errors import TaskError
+from trt_landmarks.task.profiles import LARGEST_SCAN, profiles
+
+
+def test_batches_of_the_task() -> None:
+    task = small_task(batches={"coarse": [1, 4, 16], "fine": [2, 3, 5]})
+    found = profiles(task)
+    assert found["coarse"] == {"volume": tuple((n, 1, 9, 14, 10) for n in (1, 4, 16))}
+    assert found["independent"] == {"patches": tuple((n, 4, 8, 8, 8) for n in (2, 3, 5))}
+    assert found["group-mid"] == {"patches": tuple((n, 3, 8, 8, 8) for n in (2, 3, 5))}
+
+
+def test_scans_of_any_size() -> None:
+    for graph, inputs in (profiles(small_task(), "pair") | profiles(small_task(), "one")).items():
+        smallest, usual, largest = inputs["voxels"]
+        assert smallest[:2] == usual[:2] == largest[:2] == (1, 1)
+        assert usual[2:] == (30, 46, 32)  # the field of view at the patches' spacing, z y x
+        assert largest[2:] == (LARGEST_SCAN,) * 3
+        assert ("coarse/points" in inputs) == (graph == "scan-fine")
+
+
+def test_batches_must_be_in_order() -> None:
+    with pytest.raises(TaskError, match=r"batches\.coarse: smallest, usual and largest"):
+        small_task(batches={"coarse": [4, 1, 8]})

@@ -1,0 +1,337 @@
+"""``trtlm build`` and ``trtlm calibrate``: from a bundle's FP32 graphs to graphs of lower precision, and to plans.
+
+::
+
+    FP32 graphs --calibrate, gate--> graphs at a precision    (build onnxruntime-<precision>)
+                --put together-----> graphs over a whole scan (build onnxruntime-<precision>-<layout>, if asked for)
+                --TensorRT---------> plans                    (build tensorrt[-rtx]-<precision>[-<layout>])
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_landmarks import __version__
+from trt_landmarks.bundles.builds import ENGINES, PRECISIONS, REPORT, Build, Say, find_build, make_build, own_graphs
+from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.calibration.recipe import LIMITS, LOW_PRECISIONS, Recipe, constants
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, load_flavour
+from trt_landmarks.engines.tensorrt.gpu import gpu_problem
+from trt_landmarks.engines.tensorrt.settings import PlanSettings
+from trt_landmarks.errors import EngineError
+from trt_landmarks.files import write_text
+from trt_landmarks.task.layouts import LAYOUTS, NETS
+
+if TYPE_CHECKING:
+    from trt_landmarks.calibration.scans import CalibrationScans
+
+#: Most scratch memory of the GPU a plan may use unless told otherwise, bytes.
+WORKSPACE = 2 << 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a build.
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        scans: real scans to calibrate on and to measure on; without them graphs of lower precision are taken from an
+            earlier build, or, for FP16, made without measuring millimetres.
+        method, exclude, sensitivity: see :class:`~trt_landmarks.calibration.recipe.Recipe`.
+        accept_deviation: build even if the gate is not passed.
+        plans: settings of TensorRT's builder; a workspace of None is :data:`WORKSPACE`, or no limit for graphs over a
+            whole scan: they are built for very large ones, and memory is taken for those that come.
+        layout: how the method is cut into graphs (:mod:`trt_landmarks.task.layouts`).
+    """
+
+    precision: str
+    scans: CalibrationScans | None = None
+    method: str = Recipe.method
+    exclude: tuple[str, ...] = ()
+    sensitivity: bool = False
+    accept_deviation: bool = False
+    plans: PlanSettings = PlanSettings()
+    layout: str = NETS
+
+    @property
+    def recipe(self) -> Recipe:
+        """How graphs of lower precision are made."""
+        return Recipe(self.precision, self.method, tuple(sorted(self.exclude)), self.sensitivity)
+
+
+def build(bundle: Bundle, engine: str, request: Request, say: Say = lambda text: None) -> Build:
+    """Make a build, unless the same is there already.
+
+    Args:
+        bundle: the model.
+        engine: ``onnxruntime`` (graphs of lower precision), ``tensorrt``, ``tensorrt-rtx`` (plans), or ``auto``: the
+            first TensorRT that is installed, else ``onnxruntime``.
+        request: what is asked for.
+        say: receives one line per step.
+
+    Raises:
+        EngineError: if it cannot be built here or deviates too much from FP32.  Nothing is changed then.
+        ScanError: if a scan cannot be read.
+    """
+    engine = resolve(engine, say)
+    if request.precision not in PRECISIONS:
+        raise EngineError(f"{request.precision}: no such precision to build.", f"Take {', '.join(PRECISIONS)}.")
+    if request.layout not in (NETS, *LAYOUTS):
+        raise EngineError(f"{request.layout}: no such layout.", f"Take {', '.join((NETS, *LAYOUTS))}.")
+    if (engine, request.precision, request.layout) == ("onnxruntime", "fp32", NETS):
+        say("ONNX Runtime runs the bundle's FP32 graphs as they are: nothing to build")
+        return own_graphs(bundle)
+    bundle.verify()
+    graphs = own_graphs(bundle)
+    if request.precision in LOW_PRECISIONS:
+        graphs = _graphs(bundle, request, say)
+    if request.layout != NETS:
+        graphs = _resident(bundle, request, graphs, say)
+    done = graphs if engine == "onnxruntime" else _plans(bundle, engine, request, graphs, say)
+    if done.status == "cached":
+        say(f"{done.folder.name}: the same build is there already (cached)")
+    return done
+
+
+def resolve(engine: str, say: Say = lambda text: None) -> str:
+    """The engine meant by a name; ``auto`` is the first TensorRT that is installed, else ONNX Runtime.
+
+    Raises:
+        EngineError: if there is no engine of that name.
+    """
+    if engine in ENGINES:
+        return engine
+    if engine != "auto":
+        raise EngineError(f"{engine}: no such engine.", f"Engines: auto, {', '.join(ENGINES)}.")
+    for name in FLAVOURS:
+        try:
+            module = load_flavour(name)
+        except EngineError:
+            continue
+        say(f"engine: {name} {module.__version__}, which is installed")
+        return name
+    say("engine: onnxruntime, as no TensorRT is installed")
+    return "onnxruntime"
+
+
+def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
+    """The build of graphs at a lower precision."""
+    precision, scans = request.precision, request.scans
+    if scans is None:
+        present = find_build(bundle, "onnxruntime", precision)
+        if present is not None and _accepted(present, request) and _same_recipe(present, request):
+            present.verify()
+            say(f"{present.folder.name}: taking the graphs that are there already (cached)")
+            return replace(present, status="cached")
+    recipe = {
+        "sources": own_graphs(bundle).digests,
+        "recipe": asdict(request.recipe),
+        "settings": constants(),
+        "limits": asdict(LIMITS[precision]),
+        "scans": scans.digests() if scans else "smooth random inputs",
+        "versions": _versions("numpy", "onnxruntime", "onnx", "nvidia-modelopt"),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        from trt_landmarks.calibration.lower import lower
+        from trt_landmarks.calibration.report import report
+
+        (folder / "graphs").mkdir()
+        files, facts = lower(
+            bundle, request.recipe, scans, folder / "graphs", say,
+            findings=findings, accept_deviation=request.accept_deviation,
+        )  # fmt: skip
+        facts["graphs"] = {graph: f"graphs/{path.name}" for graph, path in files.items()}
+        write_text(folder / REPORT, report(bundle, request.recipe, facts), EngineError)
+        return facts
+
+    findings = bundle.builds_folder / ".sensitivity.jsonl"
+    command = _command(bundle, "onnxruntime", request)
+    done = make_build(bundle, "onnxruntime", precision, recipe, command, make)
+    if not _accepted(done, request):
+        failures = "; ".join(done.record["gate"]["failures"])
+        raise EngineError(
+            f"{done.folder}: is there already, and deviates too much from FP32: {failures}.",
+            "Take it all the same with --accept-deviation, or change how it is calibrated.",
+            code="gate_failed",
+        )
+    findings.unlink(missing_ok=True)
+    return done
+
+
+def _resident(bundle: Bundle, request: Request, graphs: Build, say: Say) -> Build:
+    """The build of graphs over a whole scan, from nets at a precision."""
+    recipe = {
+        "sources": graphs.digests,
+        "mean_shape_mm": bundle.manifest["mean_shape_mm"],
+        "versions": _versions("onnx", "torch"),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        from trt_landmarks.export.whole_scan import write_resident
+
+        say(f"putting the graphs together: {request.layout}")
+        (folder / "graphs").mkdir()
+        files = write_resident(bundle.task, bundle.mean_shape, graphs.files, request.layout, folder / "graphs")
+        return {
+            "graphs": {graph: f"graphs/{path.name}" for graph, path in files.items()},
+            "gate": graphs.record["gate"],
+        }
+
+    command = _command(bundle, "onnxruntime", request)
+    return make_build(bundle, "onnxruntime", request.precision, recipe, command, make, request.layout)
+
+
+def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Say) -> Build:
+    """The build of TensorRT's plans from graphs."""
+    from trt_landmarks.engines.tensorrt.build import build_plan, build_target
+    from trt_landmarks.task.profiles import profiles
+
+    shapes = profiles(bundle.task, request.layout)
+    command = _command(bundle, engine, request)
+    settings = request.plans
+    if settings.workspace_bytes is None and request.layout == NETS:
+        settings = replace(settings, workspace_bytes=WORKSPACE)
+    recipe = {
+        "sources": graphs.digests,
+        "flavour": {"name": engine, "version": str(load_flavour(engine).__version__)},
+        "target": build_target(engine, settings),
+        "settings": settings.as_data(),
+        "profiles": shapes,
+        "versions": _versions(),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        (folder / "engines").mkdir()
+        facts: dict[str, Any] = {"graphs": {}, "gate": graphs.record["gate"], "plans": {}}
+        gate = _in_brief(graphs.record["gate"])
+        for graph, path in graphs.files.items():
+            say(f"building {graph} with {engine}")
+            facts["graphs"][graph] = f"engines/{graph}.plan"
+            plan = folder / facts["graphs"][graph]
+            record = build_plan(
+                path, plan, engine, shapes[graph], graph=graph, precision=request.precision, command=command,
+                settings=settings, gate=gate, say=say,
+            )  # fmt: skip
+            facts["plans"][graph] = asdict(record.network)
+        problem = gpu_problem()
+        if problem is None and request.scans is not None:
+            facts["gate"] = _gate_plans(bundle, engine, request, graphs, folder, say)
+        else:
+            why = problem or "no scans were given"
+            say(f"the plans themselves were not run: {why}; the gate's figures are those of their graphs")
+        return facts
+
+    return make_build(bundle, engine, request.precision, recipe, command, make, request.layout)
+
+
+def _gate_plans(bundle: Bundle, engine: str, request: Request, graphs: Build, folder: Path, say: Say) -> dict[str, Any]:
+    """The gate, measured with the plans on the GPU (not verified: no GPU was at hand)."""
+    from trt_landmarks.calibration.gate import deviation, judged, table
+    from trt_landmarks.calibration.scans import read_scans
+    from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+    from trt_landmarks.engines.tensorrt.check import Plan
+    from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
+    from trt_landmarks.engines.tensorrt.record import set_gate
+    from trt_landmarks.localization.localizer import Localizer
+    from trt_landmarks.localization.whole_scan import ResidentLocalizer
+    from trt_landmarks.task.profiles import profiles
+
+    assert request.scans is not None
+    held_out = read_scans(request.scans.held_out)
+    usual = {graph: next(iter(shapes.values()))[1] for graph, shapes in profiles(bundle.task, request.layout).items()}
+    plans = {
+        graph: Plan(folder / "engines" / f"{graph}.plan", digest, usual[graph])
+        for graph, digest in graphs.digests.items()
+    }
+    opened = TensorRTEngine(plans, engine, request.precision)
+    reference = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
+    measured: Localizer | ResidentLocalizer = Localizer(bundle.task, bundle.mean_shape, opened)
+    if request.layout != NETS:
+        measured = ResidentLocalizer(bundle.task, opened, request.layout)
+    expected, found = ([one.localize(scan) for scan in held_out] for one in (reference, measured))
+    figures = deviation(bundle, expected, found, request.scans.truth(bundle.task.landmarks))
+    on = {"on": [scan.id for scan in held_out], "engine": f"{engine} on the GPU"}
+    gate = {**judged(figures, request.precision), **on}
+    for line in table(gate):
+        say(line)
+    if not gate["passed"] and not request.accept_deviation:
+        raise EngineError(
+            f"{engine} {request.precision} deviates too much from FP32: {'; '.join(gate['failures'])}.",
+            "Nothing was built. Build all the same with --accept-deviation.",
+            code="gate_failed",
+        )
+    gate["accepted"] = not gate["passed"]
+    for plan in plans.values():
+        set_gate(plan.path, _in_brief(gate))
+    return gate
+
+
+def _accepted(found: Build, request: Request) -> bool:
+    """Whether a build may be used: its gate was passed, or what it deviates is accepted now."""
+    gate = found.record["gate"]
+    return gate is None or gate["passed"] or request.accept_deviation
+
+
+def _same_recipe(found: Build, request: Request) -> bool:
+    """Whether graphs made earlier are what is asked for now, whatever scans they were made with."""
+    made = found.record["recipe"]["recipe"]
+    asked = asdict(request.recipe)
+    return all(made[name] == (list(value) if isinstance(value, tuple) else value)
+               for name, value in asked.items() if value != getattr(Recipe(request.precision), name))  # fmt: skip
+
+
+def _in_brief(gate: dict[str, Any] | None) -> dict[str, Any]:
+    """A gate without its tables, for the record of a single plan."""
+    return {name: value for name, value in (gate or {}).items() if name not in ("landmarks", "blame")}
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {"trt_landmarks": __version__}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _command(bundle: Bundle, engine: str, request: Request) -> str:
+    """How to make a build again; folders of this machine are left out."""
+    words = ["trtlm", "build", bundle.name if bundle.shipped else "BUNDLE", "--engine", engine]
+    words += ["--precision", request.precision]
+    if request.layout != NETS:
+        words += ["--layout", request.layout]
+    if request.precision in LOW_PRECISIONS and request.scans is not None:
+        words += ["--calib", "SCANS", "--n", str(len(request.scans.calibration)), "--seed", str(request.scans.seed)]
+    if request.precision == "int8" and request.method != Recipe.method:
+        words += ["--method", request.method]
+    for name in sorted(request.exclude):
+        words += ["--exclude", name]
+    if request.sensitivity:
+        words.append("--sensitivity")
+    if request.accept_deviation:
+        words.append("--accept-deviation")
+    if engine in FLAVOURS:
+        words += _plan_options(request.plans)
+    return shlex.join(words)
+
+
+def _plan_options(plans: PlanSettings) -> list[str]:
+    """Settings of TensorRT's builder as options of the command."""
+    words = []
+    if plans.workspace_bytes is not None:
+        words += ["--workspace", str(plans.workspace_bytes >> 20)]
+    if plans.optimization_level is not None:
+        words += ["--optimization-level", str(plans.optimization_level)]
+    if plans.version_compatible:
+        words.append("--version-compatible")
+    if plans.hardware_compatibility != "none":
+        words += ["--hardware-compatibility", plans.hardware_compatibility]
+    for text in plans.compute_capabilities:
+        words += ["--target", text]
+    return words

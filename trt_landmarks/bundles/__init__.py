@@ -1,0 +1,1 @@
+"""Exported models on disk: the bundle, its builds, and the choice of an engine for it."""

@@ -1,0 +1,261 @@
+"""Builds: what ``trtlm build`` made of a bundle, for an engine at a precision.
+
+::
+
+    <builds folder>/<engine>-<precision>[-<layout>]/
+        build.json            engine, precision, model, key, SHA-256 of all files, versions, gate, command
+        graphs/<graph>.onnx   onnxruntime: the graphs in that precision; plans are built from these
+        report.md             onnxruntime: calibration and gate, for people
+        engines/<graph>.plan  TensorRT: plans as it wrote them, each with its record beside it
+
+The layout says what the graphs are: ``nets``, the bundle's own, whose inputs are sampled on the host, or those of
+:mod:`trt_landmarks.localization.whole_scan`, which take the scan itself.
+
+A build is made in a temporary folder beside its place and renamed when it is complete, so there are no half builds.
+Its key is made of all that decides what it becomes, never of time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trt_landmarks.bundles.bundle import Bundle, file_sha256
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
+from trt_landmarks.errors import EngineError
+from trt_landmarks.files import read_text, write_text
+from trt_landmarks.task.layouts import LAYOUTS, NETS
+
+FORMAT = 2
+RECORD = "build.json"
+REPORT = "report.md"
+ENGINES = ("onnxruntime", *FLAVOURS)
+PRECISIONS = ("fp32", "fp16", "int8")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build.
+
+    Attributes:
+        folder: its folder.
+        record: ``build.json``.
+        status: ``built`` (just now), ``cached`` (was there already), ``found`` (by :func:`list_builds`) or
+            ``nothing to build`` (the bundle's own graphs serve; the record then names these).
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    status: str = "found"
+
+    @property
+    def engine(self) -> str:
+        """``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
+        return str(self.record["engine"])
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``fp16`` or ``int8``."""
+        return str(self.record["precision"])
+
+    @property
+    def layout(self) -> str:
+        """``nets``, or a layout of :data:`trt_landmarks.localization.whole_scan.LAYOUTS`."""
+        return str(self.record["layout"])
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Graph name to the file the engine runs."""
+        return {graph: self.folder / file for graph, file in self.record["graphs"].items()}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Graph name to the SHA-256 of the file the engine runs."""
+        return {graph: self.record["files"][file] for graph, file in self.record["graphs"].items()}
+
+    def verify(self) -> None:
+        """Check all files against their recorded SHA-256.
+
+        Raises:
+            EngineError: naming the first file that is missing or changed.
+        """
+        for file, digest in self.record["files"].items():
+            path = self.folder / file
+            if not path.is_file() or file_sha256(path) != digest:
+                what = "is not the file build.json describes (SHA-256 differs)" if path.is_file() else "is missing"
+                raise EngineError(
+                    f"{path}: {what}.", f"Build it again: {self.record['command']}.", code="build_damaged"
+                )
+
+    def summary(self) -> str:
+        """One line for people."""
+        name = f"{self.engine} {self.precision}" + ("" if self.layout == NETS else f" {self.layout}")
+        if self.status == "nothing to build":
+            return f"{name}: nothing to build, the bundle's own graphs are used"
+        size = sum((self.folder / file).stat().st_size for file in self.record["files"]) / 1e6
+        return f"{name}: {self.status}, {size:.1f} MB in {self.folder}"
+
+
+def list_builds(bundle: Bundle, warn: Say = lambda text: None) -> list[Build]:
+    """The builds of a bundle, by name; a damaged or foreign one is left out and ``warn`` is told of it."""
+    builds = []
+    folders = sorted(bundle.builds_folder.iterdir()) if bundle.builds_folder.is_dir() else []
+    for folder in folders:
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        try:
+            builds.append(_read_build(bundle, folder))
+        except EngineError as error:
+            warn(f"{error.message} It is not used.")
+    return builds
+
+
+def find_build(bundle: Bundle, engine: str, precision: str, layout: str = NETS) -> Build | None:
+    """One build of a bundle; None if it is not there or is damaged."""
+    wanted = (engine, precision, layout)
+    return next((b for b in list_builds(bundle) if (b.engine, b.precision, b.layout) == wanted), None)
+
+
+def build_name(engine: str, precision: str, layout: str = NETS) -> str:
+    """Name of a build's folder."""
+    return f"{engine}-{precision}" + ("" if layout == NETS else f"-{layout}")
+
+
+def layout_graphs(bundle: Bundle, layout: str) -> tuple[str, ...]:
+    """Names of a layout's graphs."""
+    return tuple(bundle.graphs) if layout == NETS else LAYOUTS[layout]
+
+
+def own_graphs(bundle: Bundle) -> Build:
+    """The bundle's own FP32 graphs as a build for ONNX Runtime: there is nothing to make."""
+    graphs = {graph: bundle.manifest["graphs"][graph] for graph in bundle.graphs}
+    files = {file: bundle.manifest["files"][file] for file in graphs.values()}
+    record = {
+        "engine": "onnxruntime", "precision": "fp32", "layout": NETS, "graphs": graphs, "files": files, "gate": None
+    }  # fmt: skip
+    return Build(bundle.root, record, "nothing to build")
+
+
+def make_build(
+    bundle: Bundle,
+    engine: str,
+    precision: str,
+    recipe: Mapping[str, Any],
+    command: str,
+    make: Callable[[Path], dict[str, Any]],
+    layout: str = NETS,
+) -> Build:
+    """Make a build, or take the one that is there and was made from the same.
+
+    Args:
+        bundle: the model.
+        engine: what it is for.
+        precision: what it computes in.
+        recipe: plain data, all that decides what the build becomes; its SHA-256 is the key.
+        command: how to make it again.
+        make: writes the build's files into a folder; returns further entries of the record, ``graphs`` among them.
+        layout: what its graphs are.
+
+    Raises:
+        EngineError: if the folder cannot be written; and whatever ``make`` raises.  Nothing is changed then.
+    """
+    key = recipe_key(engine, precision, layout, recipe)
+    folder = bundle.builds_folder / build_name(engine, precision, layout)
+    present = _same_build(folder, key)
+    if present is not None:
+        return present
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        staging.mkdir(parents=True)
+        facts = make(staging)
+        files = {
+            path.relative_to(staging).as_posix(): file_sha256(path)
+            for path in sorted(staging.rglob("*"))
+            if path.is_file()
+        }
+        record = {
+            "format": FORMAT,
+            "engine": engine,
+            "precision": precision,
+            "layout": layout,
+            "model": {"name": bundle.name, "sha256": bundle.sha256},
+            "key": key,
+            "recipe": dict(recipe),
+            **facts,
+            "files": files,
+            "command": command,
+        }
+        write_text(staging / RECORD, json.dumps(record, indent=1) + "\n", EngineError)
+        _put(staging, folder)
+    except OSError as error:
+        raise EngineError(
+            f"{folder}: cannot be written: {error.strerror or error}.",
+            "Copy the bundle to a folder that you may write to and that has room.",
+            code="build_unwritable",
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Build(folder, record, "built")
+
+
+def recipe_key(engine: str, precision: str, layout: str, recipe: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides a build."""
+    return hashlib.sha256(json.dumps([engine, precision, layout, recipe], sort_keys=True).encode()).hexdigest()
+
+
+def _read_build(bundle: Bundle, folder: Path) -> Build:
+    path = folder / RECORD
+    try:
+        record = dict(json.loads(read_text(path, EngineError, "build record")))
+        if record["format"] != FORMAT:
+            raise EngineError(f"{path}: has format {record['format']!r}; this version reads {FORMAT}.")
+        if record["model"]["sha256"] != bundle.sha256:
+            raise EngineError(f"{folder}: was built from another model.", "Build it again.")
+        found = Build(folder, record)
+        names = [*record["files"], *record["graphs"].values()]
+        fits = (
+            folder.name == build_name(found.engine, found.precision, found.layout)
+            and set(record["graphs"]) == set(layout_graphs(bundle, found.layout))
+            and set(record["graphs"].values()) <= set(record["files"])
+            and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
+            and isinstance(record["gate"], dict | None)
+            and isinstance(record["command"], str)
+            and isinstance(record["recipe"]["versions"], dict)
+            and (found.layout != NETS or found.engine in FLAVOURS or isinstance(record["recipe"]["recipe"], dict))
+            and (found.engine not in FLAVOURS or set(record["recipe"]["sources"]) == set(record["graphs"]))
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise EngineError(f"{path}: is damaged.", "Build it again.") from None
+    missing = [name for name in record["files"] if not (folder / name).is_file()]
+    if not fits or missing:
+        raise EngineError(f"{folder}: is damaged{f', {missing[0]} is missing' if missing else ''}.", "Build it again.")
+    return found
+
+
+def _same_build(folder: Path, key: str) -> Build | None:
+    """The undamaged build made from the same things, if it is there."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = Build(folder, record)
+        if record["key"] != key or record["format"] != FORMAT:
+            return None
+        found.verify()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError):
+        return None
+    return replace(found, status="cached")
+
+
+def _put(staging: Path, folder: Path) -> None:
+    """Give a complete build its name, in place of an older one."""
+    old = staging.with_name(f"{staging.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    staging.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,145 @@
+"""Which engine runs a model here, and why: an explicit choice holds or fails, only ``auto`` falls back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from trt_landmarks.bundles.builds import ENGINES, PRECISIONS, Build, list_builds
+from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.engines.base import Engine
+from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+from trt_landmarks.engines.tensorrt.check import Plan
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
+from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.task.layouts import LAYOUTS, NETS
+from trt_landmarks.task.profiles import profiles
+
+if TYPE_CHECKING:
+    from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
+
+
+def open_engine(
+    bundle: Bundle,
+    engine: str = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
+    layout: str = NETS,
+    device: int = 0,
+) -> tuple[Engine, str]:
+    """Open an engine for a model.
+
+    Args:
+        bundle: the model.
+        engine: ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx``, or ``auto``: a build for a GPU that loads here,
+            else ONNX Runtime.
+        precision: ``fp32``, ``fp16`` or ``int8``; None takes the best build for a GPU, and FP32 on the CPU, where lower
+            precision is not faster.
+        threads: threads of ONNX Runtime; None takes all cores.
+        layout: what its graphs are (:mod:`trt_landmarks.task.layouts`).
+        device: number of the GPU, for engines that run on one.
+
+    Returns:
+        The engine, and a line for people: which it is and why.
+
+    Raises:
+        EngineError: if an explicit choice cannot be had, with the reason and what to do.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        raise EngineError(f"{engine}: no such engine.", f"Engines: auto, {', '.join(ENGINES)}.")
+    if precision is not None and precision not in PRECISIONS:
+        raise EngineError(f"{precision}: no such precision.", f"Precisions: {', '.join(PRECISIONS)}.")
+    if layout not in (NETS, *LAYOUTS):
+        raise EngineError(f"{layout}: no such layout.", f"Layouts: {', '.join((NETS, *LAYOUTS))}.")
+    reasons: list[str] = []
+    builds = [build for build in list_builds(bundle, reasons.append) if build.layout == layout]
+    wanted = _Wanted(precision, layout)
+    if engine in FLAVOURS:
+        return _open_tensorrt(bundle, builds, engine, wanted, reasons, device)
+    if engine == "auto":
+        present = {build.engine for build in builds if precision in (None, build.precision)}
+        for name in FLAVOURS:
+            if name in present:
+                try:
+                    return _open_tensorrt(bundle, builds, name, wanted, reasons, device)
+                except (EngineError, BundleError) as error:
+                    reasons.append(error.message)
+        if not present & set(FLAVOURS):
+            reasons.append(f"This model has no TensorRT build{wanted}.")
+    return _open_onnxruntime(bundle, builds, wanted, threads, reasons)
+
+
+class _Wanted(NamedTuple):
+    """What a build must be."""
+
+    precision: str | None
+    layout: str
+
+    def __str__(self) -> str:
+        at = f" at {self.precision}" if self.precision else ""
+        return at + ("" if self.layout == NETS else f" with layout {self.layout}")
+
+
+def _open_tensorrt(
+    bundle: Bundle, builds: list[Build], name: str, wanted: _Wanted, reasons: list[str], device: int
+) -> tuple[Engine, str]:
+    precisions = (wanted.precision,) if wanted.precision else ("fp16", "int8", "fp32")
+    fitting = sorted(
+        (build for build in builds if build.engine == name and build.precision in precisions),
+        key=lambda build: precisions.index(build.precision),
+    )
+    if not fitting:
+        raise _no_build(name, wanted, reasons)
+    build = fitting[0]
+    opened = open_plans(bundle, build, device=device)
+    return opened, f"{name} {build.precision} on GPU {device}, the build that was made for it"
+
+
+def open_plans(bundle: Bundle, build: Build, **options: int) -> TensorRTEngine:
+    """Open a build of plans.
+
+    Args:
+        bundle: the model.
+        build: for one of TensorRT's flavours.
+        options: ``device`` and ``cuda_graphs`` of :class:`~trt_landmarks.engines.tensorrt.engine.TensorRTEngine`.
+
+    Raises:
+        EngineError: if a file was changed, or it cannot run here.
+    """
+    from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
+
+    build.verify()
+    shapes = profiles(bundle.task, build.layout)
+    plans = {
+        graph: Plan(path, build.record["recipe"]["sources"][graph], next(iter(shapes[graph].values()))[0])
+        for graph, path in build.files.items()
+    }
+    return TensorRTEngine(plans, build.engine, build.precision, build.record["command"], **options)
+
+
+def _open_onnxruntime(
+    bundle: Bundle, builds: list[Build], wanted: _Wanted, threads: int | None, reasons: list[str]
+) -> tuple[Engine, str]:
+    because = f" ({' '.join(reasons)})" if reasons else ""
+    precision = wanted.precision or "fp32"
+    how = "on the CPU" if precision == "fp32" else "emulated on the CPU, for checking: it is slower than FP32"
+    if precision == "fp32" and not wanted.precision:
+        how += "; lower precision would not be faster on the CPU"
+    if (precision, wanted.layout) == ("fp32", NETS):
+        bundle.verify()
+        return OnnxRuntimeEngine(bundle.cpu_graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
+    for build in builds:
+        if (build.engine, build.precision) == ("onnxruntime", precision):
+            build.verify()
+            return OnnxRuntimeEngine(build.files, precision, threads), f"onnxruntime {precision} {how}{because}"
+    raise _no_build("onnxruntime", wanted, reasons)
+
+
+def _no_build(name: str, wanted: _Wanted, reasons: list[str]) -> EngineError:
+    precision = wanted.precision or ("fp32" if name == "onnxruntime" else "fp16")
+    return EngineError(
+        f"This model has no {name} build{wanted}." + (f" {' '.join(reasons)}" if reasons else ""),
+        f"Make it with: trtlm build --precision {precision} --engine {name}"
+        + ("" if wanted.layout == NETS else f" --layout {wanted.layout}")
+        + (" --calib SCANS." if precision == "int8" else "."),
+        code="build_missing",
+    )

@@ -1,0 +1,180 @@
+"""Commands on scans: ``infer``, ``eval``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trt_landmarks.cli.options import (
+    Csv,
+    Engine,
+    Jobs,
+    Layout,
+    LimitMemory,
+    Log,
+    Markups,
+    Measurements,
+    Model,
+    Overwrite,
+    Report,
+    Resume,
+    RetryFailed,
+    Timeout,
+)
+from trt_landmarks.cli.support import extra, progress_bar
+from trt_landmarks.errors import TrtlmError
+
+
+def infer(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(help="Scan files, folders, zip archives, lists (.txt, .csv); - for a list on standard input."),
+    ],
+    out: Annotated[Path, typer.Option(help="Results file (JSON).")],
+    model: Model = None,
+    engine: Engine = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8. [default: the best here]")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Scans that go through the nets together.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
+    preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
+    layout: Layout = "nets",
+    devices: Annotated[str | None, typer.Option(help="GPUs that share the scans, such as 0,1. [default: 0]")] = None,
+    csv: Csv = None,
+    markups: Markups = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for a picture of each case.")] = None,
+    measurements: Measurements = None,
+    series: Annotated[
+        str, typer.Option(help="DICOM series of a folder: all, largest, a series number or a SeriesInstanceUID.")
+    ] = "all",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Pattern of scans in folders, '*.nrrd'. Repeatable.")
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of scans and folders to skip. Repeatable.")] = None,
+    anonymize: Annotated[bool, typer.Option(help="Results and messages name scans by a hash.")] = False,
+    anonymize_key: Annotated[
+        Path | None, typer.Option(help="File with a secret key, for the same hashes in every run. [default: random]")
+    ] = None,
+    jobs: Jobs = None,
+    limit_memory: LimitMemory = None,
+    timeout: Timeout = None,
+    resume: Resume = False,
+    retry_failed: RetryFailed = False,
+    overwrite: Overwrite = False,
+    report: Report = None,
+    log: Log = None,
+    quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
+) -> None:
+    """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
+    from trt_landmarks.bundles.bundle import open_bundle
+    from trt_landmarks.outputs.writer import OutputWriter
+    from trt_landmarks.results.case import CaseResult
+    from trt_landmarks.results.predictions import Predictions
+    from trt_landmarks.runs.batch import NOT_THIS_ANATOMY
+    from trt_landmarks.runs.log import RunLog, printable
+    from trt_landmarks.runs.memory import parse_memory
+    from trt_landmarks.runs.run import Limits, Run, Unfinished
+    from trt_landmarks.runs.workers import Workers, open_workers, parse_devices, within_memory
+    from trt_landmarks.scan import find_scans
+    from trt_landmarks.scan.anonymize import anonymize as hide
+    from trt_landmarks.scan.anonymize import nameless, read_key
+    from trt_landmarks.task.task import add_measurements
+
+    limit, gpus = parse_memory(limit_memory), parse_devices(devices)
+    unfinished = Unfinished(resume, retry_failed, overwrite)
+    key = read_key(anonymize_key) if anonymize_key else None
+    hidden = anonymize or key is not None
+    if resume and hidden and key is None:
+        raise TrtlmError("--resume knows no scan again under a random key.", "Give --anonymize-key.", code="usage")
+    with nameless() if hidden else nullcontext():
+        files = find_scans(scans, series=series, include=include or (), exclude=exclude or ())
+    if hidden:
+        files = hide(files, key)
+    bundle = open_bundle(model)
+    if measurements is not None:
+        bundle = replace(bundle, task=add_measurements(bundle.task, measurements))
+
+    def opened(jobs: int | None) -> Workers:
+        return open_workers(
+            bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
+            threads=threads, devices=gpus, jobs=jobs,
+        )  # fmt: skip
+
+    workers = opened(jobs)
+    if limit is not None:
+        workers = within_memory(workers, limit, batch, opened)
+    chosen, note, prepared = workers.engine, workers.note, workers.preprocessing
+    if not quiet:
+        typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
+    header = Predictions(
+        bundle.task.name,
+        {"name": bundle.name, "path": str(bundle.root), "sha256": bundle.sha256},
+        {"name": chosen.name, "precision": chosen.precision, "provider": chosen.provider, "note": note,
+         "preprocessing": prepared},
+    )  # fmt: skip
+    log_file = RunLog(log)
+    run = Run(files, header, out, unfinished)  # before the writer empties a table
+    with extra("figures"):
+        ids = [file.id for file in files]
+        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
+    with progress_bar("scans", len(run.todo), quiet) as advance:
+
+        def progress(case: CaseResult, done: int, count: int) -> None:
+            advance(case.id)
+            writer.case(case)
+            if case.error is not None:
+                typer.echo(f"trtlm: {printable(case.error.message)}", err=True)
+            for warning in case.warnings:
+                if warning.code == NOT_THIS_ANATOMY and not quiet:
+                    typer.echo(f"trtlm: {printable(warning.message)}", err=True)
+
+        outcome = run.go(
+            workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
+            settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
+            look=writer.draw, finish=writer.finish if csv or markups else None, problems=writer.problems,
+        )  # fmt: skip
+    found = outcome.found
+    for problem in writer.problems:
+        typer.echo(f"trtlm: {printable(problem)}", err=True)
+    if outcome.status != "finished":
+        why = (outcome.problem or "interrupted").rstrip(".")
+        typer.echo(f"trtlm: {why}; {found.done} of {len(files)} scans are in {out}; go on with --resume", err=True)
+    elif not quiet:
+        typer.echo(f"{found.ok} of {len(files)} scans ok: {out}")
+    raise typer.Exit(outcome.exit_code)
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Results file of trtlm infer.")],
+    landmarks: Annotated[Path, typer.Argument(help="Folder of annotations (.mrk.json, .fcsv, .csv).")],
+    model: Model = None,
+    task: Annotated[Path | None, typer.Option(help="Task file, instead of the model's.")] = None,
+    split: Annotated[Path | None, typer.Option(help="Split file: expect only its validation cases.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here too (JSON).")] = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95 % intervals.")] = 2000,
+) -> None:
+    """Compare results with annotations: MRE, SDR and the rest, in mm. Exit code 1 if cases failed or are missing."""
+    from rich.console import Console
+
+    from trt_landmarks.bundles.bundle import open_bundle
+    from trt_landmarks.data.annotations import find_landmark_files
+    from trt_landmarks.data.dataset import split_from_file
+    from trt_landmarks.results.evaluation import evaluate as run
+    from trt_landmarks.results.predictions import read_predictions
+    from trt_landmarks.task.task import load_task
+
+    found = read_predictions(predictions)
+    subject = load_task(task) if task else open_bundle(model or found.model.get("path"), verify=False).task
+    cases = None
+    if split is not None:
+        annotated = find_landmark_files(landmarks)
+        cases = split_from_file(split, annotated).validation
+    evaluation = run(found, landmarks, subject, bootstrap=bootstrap, cases=cases)
+    if out is not None:
+        evaluation.write(out)
+    evaluation.render(Console(width=None if sys.stdout.isatty() else 140))
+    raise typer.Exit(1 if evaluation.failed or evaluation.missing else 0)

@@ -1,0 +1,1 @@
+"""Annotated scans: landmark files, training folders, and a task proposed from annotations."""

@@ -1,0 +1,175 @@
+"""The two stages, from a scan to landmarks in LPS mm (Pang et al. 2023, section 2).
+
+    scan -> coarse volume -> coarse net -> points -> patches about the points -> fine nets -> landmarks
+
+The localizer knows geometry and order; what executes the nets is an :class:`~trt_landmarks.engines.base.Engine`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, finite, group_graph
+from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
+from trt_landmarks.localization.confidence import ConfidenceModel
+from trt_landmarks.localization.result import Localization, SlicePlane
+from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor, view
+from trt_landmarks.preprocessing.sampling import intensity_range
+from trt_landmarks.scan import Scan
+from trt_landmarks.task.task import Task
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """Where a scan's patches lie: their common axes and their centres ``[N, 3]`` (LPS mm)."""
+
+    axes: Floats
+    centres: Floats
+
+
+class Localizer:
+    """Localizes a task's landmarks in scans, with whatever engine it is given.
+
+    Args:
+        task: what is localized.
+        mean_shape: ``[N, 3]`` mm, the training set's mean shape (for patches in the anatomy's frame).
+        engine: runs the nets.
+        preprocessor: makes the coarse net's input; None for the reference.
+        confidence: judges what was found; None leaves the heights of the heat maps.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        mean_shape: Floats,
+        engine: Engine,
+        preprocessor: Preprocessor | None = None,
+        confidence: ConfidenceModel | None = None,
+    ) -> None:
+        self.task = task
+        self.mean_shape = np.asarray(mean_shape, dtype=np.float64)
+        self.engine = engine
+        self.preprocessor = preprocessor or ReferencePreprocessor()
+        self.confidence = confidence
+
+    def localize(self, scan: Scan) -> Localization:
+        """Landmarks of one scan."""
+        return self.localize_batch([scan])[0]
+
+    def localize_batch(self, scans: Sequence[Scan]) -> list[Localization]:
+        """Landmarks of several scans, run through each net together."""
+        if not scans:
+            return []
+        clock = _Clock(len(scans))
+        with clock("normalize"):
+            ranges = [intensity_range(scan.voxels, self.task.intensity) for scan in scans]
+        with clock("coarse_resample"):
+            volumes = self.preprocessor.coarse_volumes(scans, [self.coarse_grid(scan) for scan in scans], ranges)
+        with clock("coarse"):
+            (offsets,) = self._run(COARSE, volumes)
+        coarse = [scan.geometry.centre + o.astype(np.float64) for scan, o in zip(scans, offsets, strict=True)]
+        return self._refine(scans, ranges, coarse, clock)
+
+    def refine(self, scan: Scan, coarse_points: Floats) -> Localization:
+        """The fine stage alone, from given coarse points ``[N, 3]`` (LPS mm)."""
+        intensities = intensity_range(scan.voxels, self.task.intensity)
+        return self._refine([scan], [intensities], [np.asarray(coarse_points)], _Clock(1))[0]
+
+    def coarse_grid(self, scan: Scan) -> Grid:
+        """The coarse grid: about the scan's middle, along the world's axes."""
+        coarse = self.task.coarse
+        return Grid(coarse.shape, coarse.spacing_mm, scan.geometry.centre)
+
+    def coarse_volume(self, scan: Scan) -> NDArray[np.float32]:
+        """The coarse net's input of one scan, ``[1, Z, Y, X]`` in 0..1."""
+        intensities = intensity_range(scan.voxels, self.task.intensity)
+        return self.preprocessor.coarse_volumes([scan], [self.coarse_grid(scan)], [intensities])[0]
+
+    def patches(self, scan: Scan, coarse_points: Floats) -> dict[str, NDArray[np.float32]]:
+        """The fine nets' inputs of one scan: graph name to ``[L, Z, Y, X]`` in 0..1."""
+        intensities = intensity_range(scan.voxels, self.task.intensity)
+        pose = self._pose(np.asarray(coarse_points, dtype=np.float64))
+        return {
+            graph: np.stack([view(scan, self._patch_grid(pose, n), intensities) for n in members])
+            for graph, members in self.members.items()
+        }
+
+    @property
+    def members(self) -> dict[str, tuple[int, ...]]:
+        """Fine graph name to the indices of its landmarks."""
+        return fine_graphs(self.task)
+
+    def _run(self, graph: str, array: NDArray[np.float32]) -> Arrays:
+        return finite(self.engine, graph, self.engine.run(graph, array))
+
+    def _patch_grid(self, pose: _Pose, landmark: int) -> Grid:
+        fine = self.task.fine
+        return Grid(fine.shape, fine.spacing_mm, pose.centres[landmark], pose.axes)
+
+    def _pose(self, coarse: Floats) -> _Pose:
+        """Axes and centres of the patches; each group's centres are reset to one slice."""
+        axes = np.eye(3)
+        if self.task.fine.frame == "anatomy" and len(coarse) >= 3:
+            axes = rigid_rotation(self.mean_shape, coarse)
+        centres = coarse
+        for group in self.task.groups:
+            centres = same_slice(centres, self.task.members(group), group.axis_index, axes)
+        return _Pose(axes, centres)
+
+    def _refine(
+        self, scans: Sequence[Scan], ranges: Sequence[Range], coarse: list[Floats], clock: _Clock
+    ) -> list[Localization]:
+        poses = [self._pose(points) for points in coarse]
+        points = [np.array(p, dtype=np.float64) for p in coarse]
+        confidences = [np.zeros(len(p)) for p in coarse]
+        planes: list[list[SlicePlane]] = [[] for _ in scans]
+        groups = {group_graph(group.name): group for group in self.task.groups}
+        for graph, members in self.members.items():
+            with clock("patch_sampling"):
+                patches = np.stack([
+                    np.stack([view(scan, self._patch_grid(pose, n), r) for n in members])
+                    for scan, r, pose in zip(scans, ranges, poses, strict=True)
+                ])  # fmt: skip
+            with clock("fine_independent" if graph == INDEPENDENT else "fine_correlated"):
+                offsets, confidence, *key = self._run(graph, patches)
+            rows = list(members)
+            for index, pose in enumerate(poses):
+                found = pose.centres[rows] + offsets[index].astype(np.float64) @ pose.axes.T
+                points[index][rows] = found
+                confidences[index][rows] = confidence[index]
+                if key:
+                    normal = pose.axes[:, groups[graph].axis_index]
+                    middle = pose.centres[rows].mean(axis=0)
+                    point = middle + normal * float(key[0][index])
+                    planes[index].append(SlicePlane(groups[graph], point, normal))
+        timing = clock.shares()
+        results = [
+            Localization(p, c, k, tuple(s), dict(timing))
+            for p, c, k, s in zip(points, confidences, coarse, planes, strict=True)
+        ]
+        if self.confidence is None:
+            return results
+        return [self.confidence.judge(one) for one in results]
+
+
+class _Clock:
+    """Adds up the time of each stage."""
+
+    def __init__(self, scans: int) -> None:
+        self.scans = scans
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def shares(self) -> dict[str, float]:
+        return {stage: 1000 * seconds / self.scans for stage, seconds in self.seconds.items()}

@@ -1,0 +1,1 @@
+"""Results of localization: cases, the predictions file, measurements, metrics and evaluation."""

@@ -1,0 +1,324 @@
+"""Inference over many scans: one bad scan never stops the rest, and nothing computed is lost.
+
+Reading, computing and keeping overlap (:mod:`trt_landmarks.runs.pipeline`): readers and workers have threads of their
+own, and the caller's thread takes the results in order.  Runs that survive are in :mod:`trt_landmarks.runs`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from trt_landmarks.engines.base import Cancellable, RunCancelled
+from trt_landmarks.errors import ScanError, TrtlmError
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.result import Localization
+from trt_landmarks.localization.whole_scan import ResidentLocalizer
+from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
+from trt_landmarks.results.measurements import measure
+from trt_landmarks.runs.deadlines import Watch
+from trt_landmarks.runs.memory import MemoryBudget
+from trt_landmarks.runs.pipeline import Patience, Pipeline
+from trt_landmarks.scan import Scan, ScanFile, read_scan
+from trt_landmarks.scan.anonymize import reason
+from trt_landmarks.system import cores
+from trt_landmarks.task.task import Task
+
+AnyLocalizer = Localizer | ResidentLocalizer
+
+#: Called after every case: the case, how many are done, how many there are.
+Progress = Callable[[CaseResult, int, int], None]
+#: Called in a worker's thread with each case that is ok and its scan, which is let go afterwards.
+Look = Callable[[CaseResult, Scan], None]
+#: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
+Keep = Callable[[Sequence[CaseResult]], None]
+
+#: Code of the warning of a case whose landmarks are not to be relied on at all.
+NOT_THIS_ANATOMY = "not_this_anatomy"
+
+#: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
+MOST_WORKERS = 4
+#: Readers beside GPUs, at most: each takes memory for what it reads.
+MOST_READERS = 8
+
+
+class _Read(NamedTuple):
+    """A file that was read.
+
+    Attributes:
+        number: of its batch.
+        file: what was read.
+        found: the scan, or the failed case of one that cannot be read.
+        milliseconds: that it took.
+    """
+
+    number: int
+    file: ScanFile
+    found: Scan | CaseResult
+    milliseconds: float = 0.0
+
+
+def infer(
+    files: Sequence[ScanFile],
+    localizers: Sequence[AnyLocalizer],
+    keep: Keep,
+    *,
+    batch: int = 1,
+    readers: int | None = None,
+    progress: Progress = lambda case, done, count: None,
+    look: Look = lambda case, scan: None,
+    timeout: float | None = None,
+    memory: MemoryBudget | None = None,
+) -> None:
+    """Localize in every file and give a case to ``keep`` for each, in order.
+
+    The results are those of one localizer that takes batch after batch, whatever finishes first.
+
+    Args:
+        files: what :func:`trt_landmarks.scan.find_scans` found.
+        localizers: each computes in a thread of its own, such as one for every GPU; they share the files.  They may
+            share an engine that runs in several threads at once.
+        keep: receives the cases, in the caller's thread; such as :meth:`Predictions.add`.  Interrupted or not, it
+            receives all that were computed.
+        batch: scans that go through the nets together.
+        readers: threads that read scans ahead; None for as many as help, see :func:`readers_for`.
+        progress: called after every case, in order.
+        look: called with every scan that was localized, to draw it for example; it must not raise.
+        timeout: seconds that reading a scan, or computing it, may take before it fails; None for any time.
+        memory: bounds the scans that are in memory at the same time; None for as many as are read ahead.
+
+    Raises:
+        PipelineError: if a thread dies of anything but a failure of a scan, or too many are stuck.
+        PredictionsError: if ``keep`` raises it.
+    """
+    batch = max(1, batch)
+    stages = _Stages(localizers, timeout, memory, [files[n : n + batch] for n in range(0, len(files), batch)])
+    pipeline: Pipeline[tuple[int, ScanFile], _Read, list[CaseResult]] = Pipeline(
+        [(number // batch, file) for number, file in enumerate(files)],
+        stages.read,
+        [partial(stages.localize, localizer=localizer, look=look) for localizer in localizers],
+        batch=batch,
+        readers=readers or readers_for(localizers),
+        name=lambda item: item[1].shown,
+        cancel=stages.cancel,
+        patience=Patience(stages.watch.late, stages.cancel, stages.unread, stages.uncomputed),
+    )
+    done = 0
+    taken: list[CaseResult] = []
+    try:
+        for taken in pipeline:
+            keep(taken)  # all of them, before progress can be interrupted
+            cases, taken = taken, []
+            for case in cases:
+                done += 1
+                progress(case, done, len(files))
+    finally:
+        stages.end()
+        for cases in (taken, *pipeline.close()):
+            keep(cases)
+
+
+def side_by_side(batches: int, threads: int | None = None, jobs: int | None = None) -> tuple[int, int | None]:
+    """How many workers share a folder on the CPU, and how many threads each of them has.
+
+    Workers of one thread each get more done than one worker with all threads, which wait for each other between
+    operators (on two cores 1.2 times as much: ``benchmarks/results/throughput.md``; more cores were not measured).
+    But the last batches then run on a part of the cores, so that every worker should have two batches at least.
+
+    Args:
+        batches: how many there are to compute.
+        threads: of all workers together; None for all cores.
+        jobs: how many workers are wanted; None for at most :data:`MOST_WORKERS`, with two batches each at least.
+
+    Returns:
+        Workers, and threads each; None lets the engine take all cores.
+    """
+    shared = threads or cores()
+    workers = jobs or min(shared, MOST_WORKERS, batches // 2)
+    return (workers, -(-shared // workers)) if workers > 1 else (1, threads)
+
+
+def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
+    """How many threads read: on the CPU one for each worker, beside GPUs one for each core.
+
+    On the CPU, reading takes its time from computing: two readers beside two workers are hardly better than one
+    (``benchmarks/results/throughput-large.md``).  A GPU leaves the cores to reading, and two readers on two cores get
+    twice as much done as one (the same table); how many a GPU keeps busy was not measured.
+    """
+    if any(localizer.engine.provider == "GPU" for localizer in localizers):
+        return min(cores(), MOST_READERS)
+    return len(localizers)
+
+
+def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyLocalizer) -> CaseResult:
+    """A localization as a case of the results file."""
+    task = localizer.task
+    inside = scan.geometry.contains(found.points)
+    voxels = scan.geometry.world_to_voxel(found.points)
+    reliability = found.reliability
+    wrong = reliability is not None and reliability.wrong_anatomy
+    low = found.confidence < task.low_confidence_below if reliability is None else reliability.low
+    landmarks = []
+    for n, name in enumerate(task.landmarks):
+        status = "low_confidence" if low[n] else "located"
+        landmarks.append(
+            Landmark(
+                name,
+                status if inside[n] else "outside_scan",
+                _triple(found.points[n]),
+                _triple(voxels[n]),
+                float(np.clip(found.confidence[n], 0, 1)),
+                None if reliability is None or wrong else float(reliability.expected_error_mm[n]),
+                None if reliability is None or wrong else float(reliability.error_90_mm[n]),
+            )
+        )
+    slices = tuple(
+        KeySlice(plane.group.name, plane.group.axis, plane.position_mm, _triple(plane.point), _triple(plane.normal))
+        for plane in found.slices
+    )
+    warnings = tuple(CaseWarning(one.code, one.message) for one in scan.warnings)
+    if wrong:
+        warnings += (_wrong_anatomy(file, task),)
+    measured = measure(task.measurements, landmarks)
+    return CaseResult(file.id, file.shown, "ok", None, found.timing_ms, tuple(landmarks), slices, warnings, measured)
+
+
+def _wrong_anatomy(file: ScanFile, task: Task) -> CaseWarning:
+    return CaseWarning(
+        NOT_THIS_ANATOMY,
+        f"{file.shown}: does not look like a scan of the task {task.name}: no landmark in it is to be relied on. Check "
+        "that it shows the whole anatomy, that it lies as in training, and its quality.",
+    )
+
+
+class _Stages:
+    """What the pipeline does with a file: reading and localizing, within the limits of time and memory.
+
+    Args:
+        localizers: all workers' localizers.
+        timeout: as in :func:`infer`.
+        memory: the same.
+        batches: the files of each batch.
+    """
+
+    def __init__(
+        self,
+        localizers: Sequence[AnyLocalizer],
+        timeout: float | None,
+        memory: MemoryBudget | None,
+        batches: Sequence[Sequence[ScanFile]],
+    ) -> None:
+        self.watch = Watch(timeout)
+        self._memory = memory
+        self._batches = batches
+        self._engines = {id(one.engine): one.engine for one in localizers if isinstance(one.engine, Cancellable)}
+        self._ended = False
+
+    def read(self, item: tuple[int, ScanFile]) -> _Read:
+        """Read a scan."""
+        number, file = item
+        try:
+            if self._memory is not None:
+                self._memory.enter(number, file, self._batches[number])
+            start = time.perf_counter()
+            with self.watch():
+                scan = read_scan(file)
+        except Exception as error:  # also a fault of a reader's own: no file may end the run
+            return _Read(number, file, _failed(file, error))
+        return _Read(number, file, scan, 1000 * (time.perf_counter() - start))
+
+    def localize(self, batch: Sequence[_Read], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
+        """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
+        try:
+            scans = [one for one in batch if isinstance(one.found, Scan)]
+            cases = self._localize(scans, localizer)
+            for read, case in zip(scans, cases, strict=True):
+                if case.status == "ok" and isinstance(read.found, Scan):
+                    look(case, read.found)
+            located = iter(cases)
+            return [one.found if isinstance(one.found, CaseResult) else next(located) for one in batch]
+        finally:
+            self._leave(batch)
+
+    def unread(self, item: tuple[int, ScanFile]) -> _Read:
+        """What stands for a scan whose reading takes too long."""
+        number, file = item
+        return _Read(number, file, _failed(file, self._too_late(file, "reading")))
+
+    def uncomputed(self, batch: Sequence[_Read]) -> list[CaseResult]:
+        """The failed cases of a batch whose computing takes too long, and cannot be ended."""
+        self._leave(batch)
+        return [
+            one.found if isinstance(one.found, CaseResult) else _failed(one.file, self._too_late(one.file, "computing"))
+            for one in batch
+        ]
+
+    def cancel(self, thread: int | None = None) -> None:
+        """End what a thread is computing, or all of them, if their engine can."""
+        for engine in self._engines.values():
+            engine.cancel(thread)
+
+    def end(self) -> None:
+        """From now on nothing is begun again that was ended, and nobody waits for memory."""
+        self._ended = True
+        if self._memory is not None:
+            self._memory.close()
+
+    def _localize(self, scans: Sequence[_Read], localizer: AnyLocalizer) -> list[CaseResult]:
+        """Results of scans; if they fail together, they go through one by one, so that one cannot fail the others."""
+        while scans:
+            try:
+                with self.watch(len(scans)):
+                    try:
+                        found = localizer.localize_batch([one.found for one in scans if isinstance(one.found, Scan)])
+                    except RunCancelled:
+                        if self._ended:
+                            raise
+                        if self.watch.late() < 0:  # the scan before was meant, and was done just in time
+                            continue
+                        raise self._too_late(scans[0].file, "computing") from None
+                return [_case(one, located, localizer) for one, located in zip(scans, found, strict=True)]
+            except (TrtlmError, MemoryError) as error:
+                if len(scans) == 1:
+                    return [_failed(scans[0].file, error)]
+            return [case for one in scans for case in self._localize([one], localizer)]
+        return []
+
+    def _leave(self, batch: Sequence[_Read]) -> None:
+        if self._memory is not None:
+            self._memory.leave(batch[0].number)
+
+    def _too_late(self, file: ScanFile, doing: str) -> TrtlmError:
+        return TrtlmError(
+            f"{file.path}: {doing} takes longer than {self.watch.seconds:g} s.",
+            "Allow more time, or look whether its disk answers.",
+            code="timeout",
+        )
+
+
+def _case(read: _Read, found: Localization, localizer: AnyLocalizer) -> CaseResult:
+    assert isinstance(read.found, Scan)
+    found.timing_ms["read"] = read.milliseconds
+    found.timing_ms["total"] = sum(found.timing_ms.values())
+    return case_result(read.file, read.found, found, localizer)
+
+
+def _failed(file: ScanFile, error: Exception) -> CaseResult:
+    if isinstance(error, MemoryError):
+        message = f"{file.path}: does not fit in memory."
+        error = ScanError(message, "Free memory or crop the scan.", code="out_of_memory")
+    elif isinstance(error, OSError):
+        error = ScanError(f"{file.path}: cannot be read: {error}.")
+    elif not isinstance(error, TrtlmError):
+        message = f"{file.path}: reading failed in an unexpected way: {type(error).__name__}: {error}."
+        error = ScanError(message, code="internal")
+    return CaseResult(file.id, file.shown, "failed", CaseError(error.code, reason(file, error)))
+
+
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return (x, y, z)

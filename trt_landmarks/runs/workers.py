@@ -1,0 +1,130 @@
+"""The localizers that share a folder: one for each GPU, or several on the CPU's cores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.bundles.select import open_engine
+from trt_landmarks.engines.base import Engine
+from trt_landmarks.errors import EngineError
+from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.whole_scan import ResidentLocalizer
+from trt_landmarks.preprocessing.select import open_preprocessor
+from trt_landmarks.runs.batch import AnyLocalizer, side_by_side
+from trt_landmarks.runs.memory import MemoryBudget, plan_memory
+from trt_landmarks.task.layouts import NETS
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Localizers, and what they are.
+
+    Attributes:
+        localizers: each computes in a thread of its own; on the CPU they share one engine.
+        engine: the first one's engine.
+        note: which engine it is and why, for people.
+        preprocessing: what samples the coarse net's input, for people.
+        memory: what they leave for scans; None if there is no limit.
+    """
+
+    localizers: list[AnyLocalizer]
+    engine: Engine
+    note: str
+    preprocessing: str
+    memory: MemoryBudget | None = None
+
+
+def open_workers(
+    bundle: Bundle,
+    batches: int,
+    *,
+    engine: str = "auto",
+    precision: str | None = None,
+    layout: str = NETS,
+    preprocess: str = "auto",
+    threads: int | None = None,
+    devices: tuple[int, ...] = (),
+    jobs: int | None = None,
+) -> Workers:
+    """Open what works on a folder.
+
+    Args:
+        bundle: the model.
+        batches: how many there are to compute.
+        engine: see :func:`~trt_landmarks.bundles.select.open_engine`.
+        precision: the same.
+        layout: the same.
+        preprocess: see :func:`~trt_landmarks.preprocessing.select.open_preprocessor`.
+        threads: on the CPU, of all workers together; None for all cores.
+        devices: numbers of GPUs, one worker each; none given: the first GPU, or the CPU.
+        jobs: workers on the CPU; None for as many as help, see :func:`~trt_landmarks.runs.batch.side_by_side`.
+
+    Raises:
+        EngineError: if an explicit choice cannot be had, with the reason and what to do.
+    """
+    count, each = side_by_side(batches, threads, jobs)
+    localizers: list[AnyLocalizer] = []
+    opened: list[Engine] = []
+    for device in devices or (0,):
+        one, note = open_engine(bundle, engine, precision, each, layout, device)
+        if devices and one.provider != "GPU":
+            raise EngineError(
+                f"GPUs {', '.join(map(str, devices))} were asked for, and this would run as: {note}.",
+                "Leave --devices out, or build the model for TensorRT: trtlm build; see trtlm doctor.",
+                code="engine_missing",
+            )
+        opened.append(one)
+        if layout != NETS:
+            preprocessing = f"in the graphs ({layout})"
+            localizers.append(ResidentLocalizer(bundle.task, one, layout, bundle.confidence))
+            continue
+        preprocessor, preprocessing = open_preprocessor(preprocess, device if one.provider == "GPU" else None, threads)
+        localizers.append(Localizer(bundle.task, bundle.mean_shape, one, preprocessor, bundle.confidence))
+    if jobs is not None and opened[0].provider == "GPU":
+        raise EngineError(
+            f"--jobs is for the CPU, and this would run as: {note}.", "Leave it out; --devices takes several GPUs."
+        )
+    if len(devices) > 1:
+        note += f"; one worker on each of GPUs {', '.join(map(str, devices))}"
+    if opened[0].provider != "GPU" and count > 1:
+        localizers *= count  # they share the engine
+        note += f"; {count} workers with {each} thread{'s' if each != 1 else ''} each"
+    return Workers(localizers, opened[0], note, preprocessing)
+
+
+def within_memory(workers: Workers, limit: int, batch: int, reopen: Callable[[int], Workers]) -> Workers:
+    """The workers, or fewer, so that they and the scans stay within a limit of memory.
+
+    Args:
+        workers: that were opened without one.
+        limit: bytes for the whole process.
+        batch: scans that go through the nets together.
+        reopen: opens so many workers on the CPU.
+
+    Raises:
+        TrtlmError: if not even one of them, or not one for every GPU, stays within it.
+    """
+    wanted = len(workers.localizers)
+    count, budget = plan_memory(limit, workers.localizers[0], wanted, batch)
+    if count < wanted:
+        if workers.engine.provider == "GPU":
+            raise EngineError(f"memory for {wanted} GPUs is not allowed.", "Name fewer devices, or allow more memory.")
+        workers = reopen(count)
+        workers = replace(workers, note=f"{workers.note}; {count} of {wanted} workers, because memory is limited")
+    return replace(workers, memory=budget)
+
+
+def parse_devices(text: str | None) -> tuple[int, ...]:
+    """Numbers of GPUs from ``0,1``.
+
+    Raises:
+        EngineError: if it is anything else, or names one twice.
+    """
+    if text is None:
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text) or len(set(text.split(","))) < len(text.split(",")):
+        raise EngineError(f"--devices {text}: is not a list of GPUs.", "Write numbers with commas: --devices 0,1.")
+    return tuple(int(number) for number in text.split(","))

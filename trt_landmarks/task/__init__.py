@@ -1,0 +1,1 @@
+"""What is localized: the task file, and the graphs that a task needs."""
