@@ -16,7 +16,7 @@ help:
 	@echo "make demo       install, then find 32 landmarks in a human brain: preds.json, slicer/, pictures/"
 	@echo "make demo-mouse the same with 45 landmarks in a real micro-CT head of TRTLM_DATA"
 	@echo "make test       install with everything that tests need, then lint and run the tests"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, mypy, and the layers of the package (import-linter)"
 	@echo "make clean      remove caches, build folders and what the demo wrote"
 	@echo "make distclean  the same, and $(VENV)/"
 	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
@@ -41,6 +41,7 @@ test: lint
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json slicer pictures

@@ -17,12 +17,12 @@ import numpy as np
 
 from benchmarks.writing import write_results
 from trt_landmarks.data.dataset import Case, load_dataset, split_from_file
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.scan import read_scan
+from trt_landmarks.task.graphs import COARSE
 from trt_landmarks.task.task import Task
 from trt_landmarks.training.checkpoint import Checkpoint, load_checkpoint
 

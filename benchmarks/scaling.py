@@ -26,12 +26,12 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.export.cpu_graphs import write_cpu_graph
 from trt_landmarks.export.onnx_graphs import export_graph
-from trt_landmarks.export.parity import input_shapes
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.scan import Scan
+from trt_landmarks.task.graphs import input_shapes
 from trt_landmarks.task.task import Task, parse_task
 
 #: Edge of the synthetic scan, mm.

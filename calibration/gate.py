@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trt_landmarks.bundles.builds import deviation_summary
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.recipe import LIMITS
 from trt_landmarks.engines.base import Engine
@@ -98,15 +99,6 @@ def table(figures: dict[str, Any]) -> list[str]:
     lines = [f"{'landmark':<24}{'mean mm':>10}{'p95 mm':>10}{'max mm':>10}"]
     rows = sorted(figures["landmarks"].items(), key=lambda item: -item[1]["mean_mm"])
     lines += [f"{name:<24}{row['mean_mm']:>10.4f}{row['p95_mm']:>10.4f}{row['max_mm']:>10.4f}" for name, row in rows]
-    return [*lines, summary(figures)]
+    return [*lines, deviation_summary(figures)]
 
 
-def summary(figures: dict[str, Any]) -> str:
-    """The deviation in one line."""
-    text = (
-        f"from FP32: mean {figures['mean_voxel']:.4f}, p99 {figures['p99_voxel']:.4f}, max {figures['max_voxel']:.4f} "
-        f"voxel of the patch grid (mean {figures['mean_mm']:.4f} mm)"
-    )
-    if "mre_mm" in figures:
-        text += f"; MRE {figures['mre_fp32_mm']:.4f} mm -> {figures['mre_mm']:.4f} mm ({figures['mre_percent']:+.2f} %)"
-    return text

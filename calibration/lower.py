@@ -16,11 +16,11 @@ from trt_landmarks.calibration.int8 import to_int8
 from trt_landmarks.calibration.recipe import SENSITIVITY_SCANS, Recipe
 from trt_landmarks.calibration.scans import CalibrationScans, read_scans
 from trt_landmarks.calibration.sensitivity import Findings, sensitivity
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import Inputs, compare, random_inputs, real_inputs
 from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.task.graphs import COARSE
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trt_landmarks.bundles.builds import deviation_summary
 from trt_landmarks.bundles.bundle import Bundle
-from trt_landmarks.calibration.gate import summary
 from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_INT8, Recipe
 
 #: Operators people ask about, because their accuracy or speed in INT8 is in doubt.
@@ -45,7 +45,7 @@ def _gate(gate: dict[str, Any] | None) -> list[str]:
         f"Gate: **{verdict}** ({limits}).",
         "",
         f"Measured on {len(gate['on'])} scans that were not calibrated on ({', '.join(gate['on'])}), {gate['engine']}:",
-        f"{summary(gate)}.",
+        f"{deviation_summary(gate)}.",
     ]
     if "mre_mm" not in gate:
         lines.append("No annotations were at hand, so the change of the mean radial error was not measured.")

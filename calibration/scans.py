@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.bundles.bundle import file_sha256
 from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, select
 from trt_landmarks.errors import ScanError
+from trt_landmarks.files import file_sha256
 from trt_landmarks.geometry import Floats
 from trt_landmarks.scan import Scan, ScanFile, extension, find_scans, read_scan
 

@@ -21,11 +21,12 @@ from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export.cpu_graphs import write_cpu_graph
 from trt_landmarks.export.onnx_graphs import OPSET, export_graph, store_half
-from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, Inputs, compare, input_shapes, random_inputs, real_inputs
+from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, Inputs, compare, random_inputs, real_inputs
 from trt_landmarks.export.weights import nets_from_bundle
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.scan import Scan
+from trt_landmarks.task.graphs import input_shapes
 from trt_landmarks.task.task import Task
 from trt_landmarks.training.checkpoint import Checkpoint
 

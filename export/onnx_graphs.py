@@ -15,8 +15,8 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.errors import EngineError
+from trt_landmarks.task.graphs import COARSE
 
 OPSET = 20
 #: Largest batch the graphs are declared for.

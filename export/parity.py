@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, Engine, fine_graphs
+from trt_landmarks.engines.base import Engine
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.scan import Scan
+from trt_landmarks.task.graphs import COARSE, input_shapes
 from trt_landmarks.task.task import Task
 
 #: Batches at which graphs are compared.
@@ -19,14 +20,6 @@ BATCHES = (1, 2, 5)
 FP32_TOLERANCE_VOXEL = 1e-3
 
 Inputs = Mapping[str, NDArray[np.float32]]
-
-
-def input_shapes(task: Task) -> dict[str, tuple[int, int, int, int]]:
-    """Graph name to the shape of its input without the batch: ``[channels, Z, Y, X]``."""
-    x, y, z = task.fine.shape
-    fine = {graph: (len(members), z, y, x) for graph, members in fine_graphs(task).items()}
-    x, y, z = task.coarse.shape
-    return {COARSE: (1, z, y, x), **fine}
 
 
 def real_inputs(localizer: Localizer, scans: Sequence[Scan]) -> Inputs:

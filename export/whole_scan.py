@@ -16,16 +16,14 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import nn
 
-from trt_landmarks.engines.base import COARSE, fine_graphs
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.onnx_graphs import OPSET, clean, quiet_export
 from trt_landmarks.geometry import Floats
 from trt_landmarks.nets.whole_scan import CoarseView, Landmarks, PatchViews
-from trt_landmarks.task.layouts import LAYOUTS, SCAN_INPUTS
+from trt_landmarks.task.graphs import COARSE, LARGEST_SCAN, LAYOUTS, SCAN_INPUTS, SMALLEST_SCAN, fine_graphs
 from trt_landmarks.task.task import Task
 
 #: Voxels of a scan along its axes: fewest and most that the graphs are declared for.
-SMALLEST_SCAN, LARGEST_SCAN = 2, 4096
 
 
 def write_resident(

@@ -24,7 +24,7 @@ from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_text
-from trt_landmarks.task.layouts import LAYOUTS, NETS
+from trt_landmarks.task.graphs import LAYOUTS, NETS
 
 if TYPE_CHECKING:
     from trt_landmarks.calibration.scans import CalibrationScans
@@ -189,7 +189,7 @@ def _resident(bundle: Bundle, request: Request, graphs: Build, say: Say) -> Buil
 def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Say) -> Build:
     """The build of TensorRT's plans from graphs."""
     from trt_landmarks.engines.tensorrt.build import build_plan, build_target
-    from trt_landmarks.task.profiles import profiles
+    from trt_landmarks.task.graphs import profiles
 
     shapes = profiles(bundle.task, request.layout)
     command = _command(bundle, engine, request)
@@ -239,7 +239,7 @@ def _gate_plans(bundle: Bundle, engine: str, request: Request, graphs: Build, fo
     from trt_landmarks.engines.tensorrt.record import set_gate
     from trt_landmarks.localization.localizer import Localizer
     from trt_landmarks.localization.whole_scan import ResidentLocalizer
-    from trt_landmarks.task.profiles import profiles
+    from trt_landmarks.task.graphs import profiles
 
     assert request.scans is not None
     held_out = read_scans(request.scans.held_out)

@@ -1,8 +1,9 @@
-"""Writing and reading files: whole or not at all, with errors for people."""
+"""Files: reading, writing whole or not at all, SHA-256, and the user's cache folder."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from trt_landmarks.errors import TrtlmError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+#: Environment variable that names the cache folder.
+CACHE_VARIABLE = "TRTLM_CACHE"
 
 
 def write_text(path: str | Path, text: str, error: type[TrtlmError]) -> None:
@@ -100,6 +104,23 @@ def read_text(path: str | Path, error: type[TrtlmError], what: str) -> str:
         raise error(f"{path}: is not a {what}: it is not UTF-8 text.") from None
     except OSError as problem:
         raise error(f"{path}: cannot be read: {_reason(problem)}.") from None
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this toolkit."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-landmarks"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _reason(problem: OSError) -> str:

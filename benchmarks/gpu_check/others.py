@@ -19,14 +19,13 @@ from benchmarks.gpu_check.sections import (
     nets_engine,
     pycuda,
 )
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.tensorrt.memory import FINISHED, DeviceArray
 from trt_landmarks.errors import EngineError
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.preprocessing.reference import ReferencePreprocessor
 from trt_landmarks.preprocessing.sampling import intensity_range
-from trt_landmarks.task.layouts import NETS
+from trt_landmarks.task.graphs import COARSE, NETS
 
 if TYPE_CHECKING:
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine

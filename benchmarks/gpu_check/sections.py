@@ -18,7 +18,7 @@ from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, OK, Row, latenc
 from trt_landmarks.bundles.builds import Build, find_build
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.select import open_plans
-from trt_landmarks.engines.base import COARSE, Engine
+from trt_landmarks.engines.base import Engine
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, RTX, Log, load_flavour
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
@@ -28,8 +28,7 @@ from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.result import Localization
 from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.scan import Scan, find_scans, read_scan
-from trt_landmarks.task.layouts import NETS
-from trt_landmarks.task.profiles import profiles
+from trt_landmarks.task.graphs import COARSE, NETS, profiles
 
 if TYPE_CHECKING:
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine

@@ -40,7 +40,7 @@ def template(data: Path, task: Task) -> Template:
 
 def test_task_and_data_have_the_same_landmarks(task: Task, template: Template, data: Path) -> None:
     shapes = people(data, task) | other_templates(data, task)
-    assert len(people(data, task)) == 60 and len(other_templates(data, task)) == 13
+    assert people(data, task) and other_templates(data, task)
     assert all(shape.shape == (32, 3) and np.isfinite(shape).all() for shape in shapes.values())
     # Left is left, and partners are partners: in the template's symmetric space they mirror each other.
     assert task.mirror is not None

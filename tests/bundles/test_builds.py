@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from trt_landmarks.bundles.builds import RECORD, find_build, list_builds, make_build, own_graphs
-from trt_landmarks.bundles.bundle import Bundle, file_sha256
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import EngineError
+from trt_landmarks.files import file_sha256
 
 FP16 = "onnxruntime-fp16"
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trt_landmarks.bundles.bundle import MANIFEST, Bundle, file_sha256, graph_names, open_bundle
+from trt_landmarks.bundles.bundle import MANIFEST, Bundle, open_bundle
 from trt_landmarks.errors import BundleError, TaskError
+from trt_landmarks.files import file_sha256
+from trt_landmarks.task.graphs import graph_names
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from tests.calibration.folders import annotate, write_scans
 from trt_landmarks.build import Request, build
+from trt_landmarks.bundles.builds import deviation_summary as summary
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.inspection import inspect_bundle, render
-from trt_landmarks.calibration.gate import summary
 from trt_landmarks.calibration.scans import choose_scans
 
 

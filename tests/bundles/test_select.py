@@ -13,11 +13,12 @@ import pytest
 
 from trt_landmarks.build import Request, build
 from trt_landmarks.bundles.builds import RECORD
-from trt_landmarks.bundles.bundle import Bundle, file_sha256, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path
 from trt_landmarks.errors import EngineError
+from trt_landmarks.files import file_sha256
 
 without_gpu = pytest.mark.skipif(gpu_problem() is None, reason="there is a GPU here")
 

@@ -14,8 +14,8 @@ from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.blame import WORST, layers_to_blame
 from trt_landmarks.calibration.fp16 import half
 from trt_landmarks.calibration.graph import learned_nodes
-from trt_landmarks.engines.base import COARSE, INDEPENDENT
 from trt_landmarks.export.parity import Inputs
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 GRAPHS = (COARSE, INDEPENDENT, "group-mid")
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synthetic import small_task
+from trt_landmarks.bundles.builds import deviation_summary
 from trt_landmarks.bundles.bundle import Bundle
-from trt_landmarks.calibration.gate import deviation, judged, localize_all, summary, table
+from trt_landmarks.calibration.gate import deviation, judged, localize_all, table
 from trt_landmarks.calibration.recipe import LIMITS, Limits
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.geometry import Floats, Geometry
@@ -143,9 +144,9 @@ def test_the_table_names_every_landmark_worst_first() -> None:
     assert header.split() == ["landmark", "mean", "mm", "p95", "mm", "max", "mm"]
     assert [row.split()[0] for row in rows] == [NAMES[n] for n in np.argsort(-means)]
     assert rows[0].split()[1:] == ["0.0900", "0.0900", "0.0900"]
-    assert last == summary(figures)
+    assert last == deviation_summary(figures)
     assert f"mean {figures['mean_voxel']:.4f}" in last and "MRE 0.8660 mm -> " in last
-    assert "MRE" not in summary(deviation(BUNDLE, EXPECTED, EXPECTED, None))
+    assert "MRE" not in deviation_summary(deviation(BUNDLE, EXPECTED, EXPECTED, None))
 
 
 def test_the_whole_method_is_compared(tiny_bundle: Bundle) -> None:

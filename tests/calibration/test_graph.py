@@ -20,10 +20,10 @@ from trt_landmarks.calibration.graph import (
     load_net,
     mark_decoding,
 )
-from trt_landmarks.engines.base import COARSE, INDEPENDENT
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.onnx_graphs import store_half
 from trt_landmarks.export.parity import Inputs
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 GRAPHS = (COARSE, INDEPENDENT, "group-mid")
 

@@ -16,12 +16,12 @@ from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.calibration.graph import conv_flops, learned_nodes, load_net
 from trt_landmarks.calibration.int8 import quantize, quantized_layers, to_int8, without
 from trt_landmarks.calibration.recipe import METHODS
-from trt_landmarks.engines.base import COARSE, INDEPENDENT
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import Inputs
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.scan import read_scan
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 GRAPHS = (COARSE, INDEPENDENT, "group-mid")
 

@@ -17,12 +17,12 @@ from trt_landmarks.calibration.int8 import quantized_layers
 from trt_landmarks.calibration.lower import CPU_ENGINE, lower
 from trt_landmarks.calibration.recipe import LIMITS, Limits, Recipe
 from trt_landmarks.calibration.scans import CalibrationScans, choose_scans
-from trt_landmarks.engines.base import COARSE, INDEPENDENT
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError, LandmarkFileError, ScanError
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.scan import read_scan
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 IDS = ["head0", "head1", "head2"]
 

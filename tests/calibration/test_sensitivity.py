@@ -16,8 +16,8 @@ from trt_landmarks.calibration.graph import learned_nodes, mark_decoding
 from trt_landmarks.calibration.int8 import describe, quantize, quantized_layers, without
 from trt_landmarks.calibration.recipe import AIM_VOXEL, LEAST_INT8
 from trt_landmarks.calibration.sensitivity import Findings, sensitivity
-from trt_landmarks.engines.base import INDEPENDENT
 from trt_landmarks.export.parity import Inputs
+from trt_landmarks.task.graphs import INDEPENDENT
 
 LAYERS = 9
 #: Edge of a voxel, mm: well above what the healthy chain below deviates, and well below what a spoilt one does.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.engines.tensorrt.plans import build, profile
 from trt_landmarks.bundles.bundle import Bundle
-from trt_landmarks.engines.base import COARSE
+from trt_landmarks.task.graphs import COARSE
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,11 @@ from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.graph import expose
 from trt_landmarks.calibration.int8 import to_int8
-from trt_landmarks.engines.base import COARSE, INDEPENDENT
 from trt_landmarks.engines.emulation import emulate, emulated
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export.parity import random_inputs
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 FP32, FP16 = TensorProto.FLOAT, TensorProto.FLOAT16
 Half = np.float16

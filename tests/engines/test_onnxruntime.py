@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Cancellable, RunCancelled
+from trt_landmarks.engines.base import Cancellable, RunCancelled
 from trt_landmarks.engines.onnxruntime import CPU, OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export.parity import random_inputs
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 
 def test_it_says_what_it_is_and_runs_every_graph(tiny_bundle: Bundle) -> None:

@@ -9,16 +9,17 @@ import onnx
 import pytest
 import torch
 
-from trt_landmarks.bundles.bundle import Bundle, graph_names, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export import bundle as export_module
 from trt_landmarks.export.bundle import export_bundle
-from trt_landmarks.export.parity import compare, input_shapes, random_inputs
+from trt_landmarks.export.parity import compare, random_inputs
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.scan import read_scan
+from trt_landmarks.task.graphs import graph_names, input_shapes
 from trt_landmarks.training.checkpoint import Checkpoint
 
 

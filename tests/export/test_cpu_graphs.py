@@ -12,7 +12,6 @@ import torch
 
 from tests.synthetic import scramble
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
-from trt_landmarks.engines.base import INDEPENDENT, group_graph
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError
 from trt_landmarks.export.cpu_graphs import write_cpu_graph
@@ -20,6 +19,7 @@ from trt_landmarks.export.onnx_graphs import export_graph, store_half
 from trt_landmarks.export.parity import compare, random_inputs
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.nets.unet import UNets
+from trt_landmarks.task.graphs import INDEPENDENT, group_graph
 
 
 def test_the_bundles_cpu_graphs_give_what_its_plain_ones_give(tiny_bundle: Bundle) -> None:

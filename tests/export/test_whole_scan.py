@@ -18,8 +18,7 @@ from trt_landmarks.geometry import Geometry
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.scan import Scan
-from trt_landmarks.task.layouts import LAYOUTS, SCAN_INPUTS
-from trt_landmarks.task.profiles import profiles
+from trt_landmarks.task.graphs import LAYOUTS, SCAN_INPUTS, profiles
 
 
 def scans() -> list[Scan]:

@@ -24,13 +24,14 @@ from tests.synthetic import (
     turned,
     voxel_positions,
 )
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays
+from trt_landmarks.engines.base import Arrays
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Floats, Geometry, Grid, rigid_rotation
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.scan import Scan, read_scan
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 from trt_landmarks.task.task import Task, load_task
 
 #: What the coarse stage of the engine below is wrong by, mm.

@@ -18,7 +18,7 @@ import typer
 from trt_landmarks import build as builder
 from trt_landmarks.build import Request, build, resolve
 from trt_landmarks.bundles.builds import REPORT, Build, list_builds
-from trt_landmarks.bundles.bundle import Bundle, file_sha256, open_bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.calibration import lower, recipe
 from trt_landmarks.calibration.recipe import Limits
@@ -29,6 +29,7 @@ from trt_landmarks.engines.tensorrt.flavours import RTX, load_flavour
 from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError, TrtlmError
+from trt_landmarks.files import file_sha256
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan import Scan, write_scan
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.synthetic import rotation
 from trt_landmarks.geometry import Floats
-from trt_landmarks.results.case import LANDMARK_STATUSES, MEASUREMENT_TYPES, Landmark
+from trt_landmarks.results.case import LANDMARK_STATUSES, Landmark
 from trt_landmarks.results.measurements import measure, value_and_gradient
-from trt_landmarks.task.task import MeasurementDefinition
+from trt_landmarks.task.task import MEASUREMENT_TYPES, MeasurementDefinition
 
 
 def definition(type: str) -> MeasurementDefinition:

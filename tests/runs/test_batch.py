@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tests.synthetic import HEAD, Judge, about, head_geometry, rotation, single, small_task
 from trt_landmarks.bundles.bundle import Bundle
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, RunCancelled
+from trt_landmarks.engines.base import Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.localization.localizer import Localizer
@@ -29,6 +29,7 @@ from trt_landmarks.runs import batch, pipeline
 from trt_landmarks.runs.batch import case_result, readers_for, side_by_side
 from trt_landmarks.runs.journal import journal_path
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
 TASK = small_task(intensity={"method": "window", "low": 0, "high": 100})
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from tests.runs.test_batch import TASK, Reader, empty, infer, put
 from tests.synthetic import HEAD
-from trt_landmarks.engines.base import COARSE, Arrays, RunCancelled
+from trt_landmarks.engines.base import Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.results.case import CaseResult
 from trt_landmarks.runs import batch, pipeline
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan
+from trt_landmarks.task.graphs import COARSE
 
 SECONDS = 0.4
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.synthetic import HEAD, scrambled, small_task
-from trt_landmarks.bundles.bundle import file_sha256
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.errors import CheckpointError, TaskError
+from trt_landmarks.files import file_sha256
 from trt_landmarks.nets.model import build_nets
+from trt_landmarks.task.graphs import COARSE
 from trt_landmarks.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 

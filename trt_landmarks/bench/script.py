@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
 from trt_landmarks.nets.refine import IndependentRefiner, Millimetres
 from trt_landmarks.nets.unet import UNets, unstack
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.task.task import Task
 
 

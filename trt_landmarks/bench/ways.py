@@ -17,7 +17,7 @@ from trt_landmarks.bundles.builds import PRECISIONS, build_name, list_builds
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
-from trt_landmarks.task.layouts import NETS
+from trt_landmarks.task.graphs import NETS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -26,11 +26,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trt_landmarks.bundles.bundle import Bundle, file_sha256
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
-from trt_landmarks.files import read_text, write_text
-from trt_landmarks.task.layouts import LAYOUTS, NETS
+from trt_landmarks.files import file_sha256, read_text, write_text
+from trt_landmarks.task.graphs import NETS, graph_names
 
 FORMAT = 2
 RECORD = "build.json"
@@ -128,11 +128,6 @@ def build_name(engine: str, precision: str, layout: str = NETS) -> str:
     return f"{engine}-{precision}" + ("" if layout == NETS else f"-{layout}")
 
 
-def layout_graphs(bundle: Bundle, layout: str) -> tuple[str, ...]:
-    """Names of a layout's graphs."""
-    return tuple(bundle.graphs) if layout == NETS else LAYOUTS[layout]
-
-
 def own_graphs(bundle: Bundle) -> Build:
     """The bundle's own FP32 graphs as a build for ONNX Runtime: there is nothing to make."""
     graphs = {graph: bundle.manifest["graphs"][graph] for graph in bundle.graphs}
@@ -210,6 +205,17 @@ def recipe_key(engine: str, precision: str, layout: str, recipe: Mapping[str, An
     return hashlib.sha256(json.dumps([engine, precision, layout, recipe], sort_keys=True).encode()).hexdigest()
 
 
+def deviation_summary(figures: dict[str, Any]) -> str:
+    """One line on a deviation from FP32, as the gate records it."""
+    text = (
+        f"from FP32: mean {figures['mean_voxel']:.4f}, p99 {figures['p99_voxel']:.4f}, max {figures['max_voxel']:.4f} "
+        f"voxel of the patch grid (mean {figures['mean_mm']:.4f} mm)"
+    )
+    if "mre_mm" in figures:
+        text += f"; MRE {figures['mre_fp32_mm']:.4f} mm -> {figures['mre_mm']:.4f} mm ({figures['mre_percent']:+.2f} %)"
+    return text
+
+
 def _read_build(bundle: Bundle, folder: Path) -> Build:
     path = folder / RECORD
     try:
@@ -222,7 +228,7 @@ def _read_build(bundle: Bundle, folder: Path) -> Build:
         names = [*record["files"], *record["graphs"].values()]
         fits = (
             folder.name == build_name(found.engine, found.precision, found.layout)
-            and set(record["graphs"]) == set(layout_graphs(bundle, found.layout))
+            and set(record["graphs"]) == set(graph_names(bundle.task, found.layout))
             and set(record["graphs"].values()) <= set(record["files"])
             and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
             and isinstance(record["gate"], dict | None)

@@ -20,7 +20,6 @@ builds are added beside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -31,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.engines.base import COARSE, fine_graphs
 from trt_landmarks.errors import BundleError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import CACHE_VARIABLE, cache_folder, file_sha256, read_text, write_text
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.confidence import ConfidenceModel, read_confidence
+from trt_landmarks.task.graphs import graph_names
 from trt_landmarks.task.task import Task, load_task
 
 FORMAT = 1
@@ -45,8 +44,6 @@ CONFIDENCE = "confidence.json"
 SHIPPED = ("mouse-skull", "brain-afids")
 #: Environment variable naming the default model (a shipped name or a bundle folder).
 MODEL_VARIABLE = "TRTLM_MODEL"
-#: Environment variable naming the folder for builds of shipped models.
-CACHE_VARIABLE = "TRTLM_CACHE"
 
 
 @dataclass(frozen=True)
@@ -132,11 +129,6 @@ class Bundle:
                     "Export or copy the bundle again.",
                     code="bundle_tampered",
                 )
-
-
-def graph_names(task: Task) -> list[str]:
-    """Names of the graphs a task needs."""
-    return [COARSE, *fine_graphs(task)]
 
 
 def open_bundle(model: str | Path | None = None, *, verify: bool = True) -> Bundle:
@@ -226,23 +218,6 @@ def attach_confidence(bundle: Bundle, confidence: ConfidenceModel) -> Path:
         text = json.dumps({**bundle.manifest, "files": files}, indent=1) + "\n"
         write_text(bundle.root / MANIFEST, text, BundleError)
     return path
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of this toolkit."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-landmarks"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from trt_landmarks.bundles.builds import Build, list_builds
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import TrtlmError
-from trt_landmarks.task.layouts import NETS
+from trt_landmarks.task.graphs import NETS
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
 
 
 def _build_lines(build: dict[str, Any]) -> list[str]:
-    from trt_landmarks.calibration.gate import summary
+    from trt_landmarks.bundles.builds import deviation_summary
 
     layout = "" if build["layout"] == NETS else f" {build['layout']}"
     lines = [f"  {build['engine']} {build['precision']}{layout}: {build['size_mb']} MB, {build['folder']}"]
@@ -161,7 +161,7 @@ def _build_lines(build: dict[str, Any]) -> list[str]:
         lines.append("    accuracy: " + ("the FP32 graphs themselves" if own else "not measured on scans"))
     else:
         verdict = "gate passed" if gate["passed"] else "gate NOT passed, accepted"
-        lines.append(f"    accuracy: {verdict}; {summary(gate)}")
+        lines.append(f"    accuracy: {verdict}; {deviation_summary(gate)}")
         lines.append(f"    measured on {len(gate['on'])} scans, {gate['engine']}")
     if build["target"]:
         on = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in build["target"].items())

@@ -11,8 +11,7 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.tensorrt.check import Plan
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import BundleError, EngineError
-from trt_landmarks.task.layouts import LAYOUTS, NETS
-from trt_landmarks.task.profiles import profiles
+from trt_landmarks.task.graphs import LAYOUTS, NETS, profiles
 
 if TYPE_CHECKING:
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.errors import EngineError
 
-if TYPE_CHECKING:
-    from trt_landmarks.task.task import Task
-
 Arrays = tuple[NDArray[np.float32], ...]
-
-#: Names of the graphs of a bundle: the coarse net, the independent landmarks, and one per correlated group.
-COARSE = "coarse"
-INDEPENDENT = "independent"
-
-
-def group_graph(name: str) -> str:
-    """Graph name of a correlated group."""
-    return f"group-{name}"
-
-
-def fine_graphs(task: Task) -> dict[str, tuple[int, ...]]:
-    """Fine graph name to the indices of its landmarks."""
-    graphs = {INDEPENDENT: task.independent} if task.independent else {}
-    return graphs | {group_graph(group.name): task.members(group) for group in task.groups}
-
 
 class Engine(Protocol):
     """Runs the graphs of one model.

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, Arrays, Engine, fine_graphs, finite, group_graph
+from trt_landmarks.engines.base import Arrays, Engine, finite
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
 from trt_landmarks.localization.confidence import ConfidenceModel
 from trt_landmarks.localization.result import Localization, SlicePlane
 from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor, view
 from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT, fine_graphs, group_graph
 from trt_landmarks.task.task import Task
 
 

@@ -20,7 +20,7 @@ from trt_landmarks.localization.confidence import ConfidenceModel
 from trt_landmarks.localization.result import Localization, SlicePlane
 from trt_landmarks.preprocessing.sampling import BORDER_TOLERANCE, intensity_range
 from trt_landmarks.scan import Scan
-from trt_landmarks.task.layouts import LAYOUTS
+from trt_landmarks.task.graphs import LAYOUTS
 from trt_landmarks.task.task import Task
 
 

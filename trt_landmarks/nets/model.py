@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.nets.coarse import CoarseNet
 from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.task.task import Task
 
 

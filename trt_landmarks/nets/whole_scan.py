@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as nn_functional
 from torch import Tensor, nn
 
-from trt_landmarks.engines.base import fine_graphs
 from trt_landmarks.geometry import Floats, Grid
+from trt_landmarks.task.graphs import fine_graphs
 from trt_landmarks.task.task import Task
 
 #: Doublings of the exponent in the search for the largest eigenvector: the others fade with the power 2^12.

@@ -13,18 +13,11 @@ from typing import Any
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.geometry import AXES
 from trt_landmarks.results.fields import Triple, each, fields, inside, mapping, no_duplicates, number, text, triple
+from trt_landmarks.task.task import MEASUREMENT_TYPES
 
 #: A landmark is ``located``; found with a confidence below the threshold; or its scan does not reach it.
 LANDMARK_STATUSES = ("located", "low_confidence", "outside_scan")
 CASE_STATUSES = ("ok", "failed")
-#: Types of measurements: how many landmarks each is of, and its unit.  See :mod:`trt_landmarks.results.measurements`.
-MEASUREMENT_TYPES = {
-    "distance": (2, "mm"),
-    "angle": (3, "degree"),
-    "angle-of-lines": (4, "degree"),
-    "distance-to-line": (3, "mm"),
-    "distance-to-plane": (4, "mm"),
-}
 #: A measurement is ``measured``; of a landmark that is not ``located``, the worst status of its landmarks; or cannot
 #: be had, such as an angle between points that coincide.
 MEASUREMENT_STATUSES = ("measured", *LANDMARK_STATUSES[1:], "undefined")

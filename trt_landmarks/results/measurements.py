@@ -23,8 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from trt_landmarks.geometry import Floats
-from trt_landmarks.results.case import LANDMARK_STATUSES, MEASUREMENT_TYPES, Landmark, Measurement
-from trt_landmarks.task.task import MeasurementDefinition
+from trt_landmarks.results.case import LANDMARK_STATUSES, Landmark, Measurement
+from trt_landmarks.task.task import MEASUREMENT_TYPES, MeasurementDefinition
 
 #: Standard deviation along each axis, for a mean radial error of 1.
 AXIS_SIGMA = math.sqrt(math.pi / 8)

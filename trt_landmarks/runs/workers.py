@@ -15,7 +15,7 @@ from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.runs.batch import AnyLocalizer, side_by_side
 from trt_landmarks.runs.memory import MemoryBudget, plan_memory
-from trt_landmarks.task.layouts import NETS
+from trt_landmarks.task.graphs import NETS
 
 
 @dataclass(frozen=True)

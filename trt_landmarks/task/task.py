@@ -14,12 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trt_landmarks.errors import TaskError
 from trt_landmarks.geometry import AXES
-from trt_landmarks.results.case import MEASUREMENT_TYPES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Axis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 
+
+#: Types of measurements: how many landmarks each is of, and its unit.  See :mod:`trt_landmarks.results.measurements`.
+MEASUREMENT_TYPES = {
+    "distance": (2, "mm"),
+    "angle": (3, "degree"),
+    "angle-of-lines": (4, "degree"),
+    "distance-to-line": (3, "mm"),
+    "distance-to-plane": (4, "mm"),
+}
 
 #: Voxels a patch has at least along each axis: decoding needs neighbours of the maximum.
 SMALLEST_PATCH = 8

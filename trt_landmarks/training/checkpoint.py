@@ -21,12 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trt_landmarks import __version__
-from trt_landmarks.bundles.bundle import file_sha256
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.errors import CheckpointError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import file_sha256, read_text, write_text
 from trt_landmarks.geometry import Floats
 from trt_landmarks.nets.model import build_nets
+from trt_landmarks.task.graphs import COARSE
 from trt_landmarks.task.task import Task, load_task
 
 FORMAT = 1

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trt_landmarks.data.dataset import Case
-from trt_landmarks.engines.base import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.errors import CheckpointError, DatasetError
 from trt_landmarks.files import read_text, write_text
 from trt_landmarks.geometry import AXES, Floats
@@ -28,6 +27,7 @@ from trt_landmarks.nets.coarse import CoarseNet
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.nets.refine import CorrelatedRefiner, IndependentRefiner, Millimetres
 from trt_landmarks.nets.unet import UNets, stack
+from trt_landmarks.task.graphs import COARSE, INDEPENDENT, group_graph
 from trt_landmarks.task.task import Group, Task
 from trt_landmarks.training.checkpoint import Checkpoint, save_checkpoint
 from trt_landmarks.training.coarse import coarse_batch, coarse_loss, mean_radial_error, predict_coarse

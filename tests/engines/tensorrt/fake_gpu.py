@@ -26,8 +26,9 @@ from trt_landmarks.engines.tensorrt.check import Plan
 from trt_landmarks.engines.tensorrt.flavours import RTX
 from trt_landmarks.engines.tensorrt.gpu import Gpu
 from trt_landmarks.engines.tensorrt.network import NetworkFacts, Tensor
-from trt_landmarks.engines.tensorrt.record import PlanRecord, Shapes
+from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
+from trt_landmarks.task.graphs import Shapes
 
 VERSION = "1.7.1.116"
 NOTHING = NetworkFacts(0, {}, {}, 0, 0, 0, 0)

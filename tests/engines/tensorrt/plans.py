@@ -11,11 +11,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from trt_landmarks.bundles.bundle import Bundle
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.tensorrt.build import build_plan
 from trt_landmarks.engines.tensorrt.flavours import RTX
-from trt_landmarks.engines.tensorrt.record import PlanRecord, Shapes, record_path
-from trt_landmarks.export.parity import input_shapes
+from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path
+from trt_landmarks.task.graphs import COARSE, Shapes, input_shapes
 
 #: Profile of :func:`small_graph`.
 SMALL: dict[str, Shapes] = {"volume": ((1, 3), (1, 3), (2, 3))}
@@ -50,30 +49,11 @@ def change(plan: Path, **entries: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
 
 
-class FakeCache:
-    """A timing cache that holds names."""
-
-    def __init__(self, entries: set[str], device: str = "here") -> None:
-        self.entries, self.device = entries, device
-
-    def combine(self, other: FakeCache, ignore_mismatch: bool) -> bool:
-        assert not ignore_mismatch
-        if other.device != self.device:
-            return False
-        self.entries |= other.entries
-        return True
-
-    def serialize(self) -> bytes:
-        return json.dumps([self.device, sorted(self.entries)]).encode()
-
-
 class FakeConfig:
-    """A builder's configuration: what is set is kept; timing caches are JSON."""
+    """A builder's configuration: what is set is kept."""
 
-    def __init__(self, measures: str = "kernel") -> None:
-        self.measures = measures
+    def __init__(self) -> None:
         self.flags: set[str] = set()
-        self.cache: FakeCache | None = None
         self.progress_monitor: Any = None
 
     def set_flag(self, flag: str) -> None:
@@ -85,27 +65,12 @@ class FakeConfig:
     def add_optimization_profile(self, shapes: Any) -> int:
         return 0
 
-    def create_timing_cache(self, blob: bytes) -> FakeCache | None:
-        if not blob:
-            return FakeCache(set())
-        device, entries = json.loads(blob)
-        return FakeCache(set(entries), device)
-
-    def set_timing_cache(self, cache: FakeCache, ignore_mismatch: bool) -> bool:
-        assert not ignore_mismatch
-        if cache.device != "here":
-            return False
-        self.cache = cache
-        return True
-
 
 class FakeTensorRT(ModuleType):
     """Just enough of TensorRT 11 to see what a build asks of it; networks and parser are those of a fixed graph."""
 
     __version__ = "11.4.1.2"
-    BuilderFlag = SimpleNamespace(
-        TF32="tf32", VERSION_COMPATIBLE="version_compatible", EDITABLE_TIMING_CACHE="editable_timing_cache"
-    )
+    BuilderFlag = SimpleNamespace(TF32="tf32", VERSION_COMPATIBLE="version_compatible")
     HardwareCompatibilityLevel = SimpleNamespace(
         __members__={"NONE": 0, "AMPERE_PLUS": 1, "SAME_COMPUTE_CAPABILITY": 2}
     )
@@ -124,12 +89,10 @@ class FakeTensorRT(ModuleType):
 
     def Builder(self, log: Any) -> Any:  # noqa: N802
         def config() -> FakeConfig:
-            self.configs.append(FakeConfig(f"kernel-{len(self.configs)}"))
+            self.configs.append(FakeConfig())
             return self.configs[-1]
 
         def build(network: Any, config: FakeConfig) -> bytes:
-            assert config.cache is not None
-            config.cache.entries.add(config.measures)
             return b"plan"
 
         return SimpleNamespace(

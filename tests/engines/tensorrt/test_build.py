@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import sys
@@ -17,8 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.engines.tensorrt.plans import COMMAND, SMALL, FakeTensorRT, build, profile, small_graph
-from trt_landmarks.bundles.bundle import CACHE_VARIABLE, Bundle, file_sha256
-from trt_landmarks.engines.base import COARSE
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt import build as tensorrt_plan
 from trt_landmarks.engines.tensorrt.build import build_target
 from trt_landmarks.engines.tensorrt.flavours import RTX, TENSORRT
@@ -26,6 +24,8 @@ from trt_landmarks.engines.tensorrt.gpu import Gpu
 from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.engines.tensorrt.settings import PORTABLE, PlanSettings
 from trt_landmarks.errors import EngineError
+from trt_landmarks.files import CACHE_VARIABLE, file_sha256
+from trt_landmarks.task.graphs import COARSE
 
 
 def names(folder: Path) -> set[str]:
@@ -228,25 +228,7 @@ def test_tensorrts_plans_record_gpu_driver_and_platform(tensorrt: FakeTensorRT, 
         "driver": "13.0",
         "platform": "Linux x86_64",
     }
-    assert tensorrt.configs[0].flags == {"version_compatible", "editable_timing_cache"}
-
-
-def test_builds_share_a_timing_cache(tensorrt: FakeTensorRT, tmp_path: Path) -> None:
-    path = small_graph(tmp_path / "net.onnx")
-    for n in range(2):
-        build(path, tmp_path / f"{n}.plan", flavour=TENSORRT)
-    assert tensorrt.configs[1].cache is not None
-    assert tensorrt.configs[1].cache.entries == {"kernel-0", "kernel-1"}
-    (file,) = (tmp_path / "cache" / "timing").glob("*.cache")
-    assert file.name == "tensorrt-11.4.1.2-NVIDIA-H200-9.0.cache"
-    assert json.loads(file.read_bytes())[1] == ["kernel-0", "kernel-1"]
-
-
-def test_rtx_leaves_the_timing_cache_alone(rtx: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would have no effect but to ask for a GPU."""
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    build(small_graph(tmp_path / "net.onnx"), tmp_path / "net.plan")
-    assert not (tmp_path / "cache").exists()
+    assert tensorrt.configs[0].flags == {"version_compatible"}
 
 
 def test_tensorrt_needs_the_gpu_it_builds_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.engines.tensorrt.plans import COMMAND, change
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.tensorrt.check import Machine, Plan, check_machine, read_plan, this_platform
 from trt_landmarks.engines.tensorrt.flavours import RTX, TENSORRT
 from trt_landmarks.engines.tensorrt.gpu import Gpu
 from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
+from trt_landmarks.task.graphs import COARSE
 
 LINUX = "Linux x86_64"
 SHAPE = (1, 1, 16, 16, 16)

@@ -14,7 +14,6 @@ import pytest
 
 from tests.engines.tensorrt.fake_gpu import Context, Device, Engine, Net, Stream, install, write_plan
 from tests.engines.tensorrt.plans import COMMAND, change
-from trt_landmarks.engines.base import COARSE
 from trt_landmarks.engines.tensorrt import engine as tensorrt
 from trt_landmarks.engines.tensorrt.check import Plan
 from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
@@ -24,6 +23,7 @@ from trt_landmarks.engines.tensorrt.memory import FINISHED, DeviceArray
 from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
+from trt_landmarks.task.graphs import COARSE
 
 
 def asked(plan: Path, **entries: Any) -> dict[str, Plan]:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.engines.tensorrt.plans import build, profile
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.network import Tensor
-from trt_landmarks.engines.tensorrt.record import Shapes
+from trt_landmarks.task.graphs import Shapes
 
 PROFILE: dict[str, Shapes] = {"volume": ((1, 8, 6, 6, 6), (1, 8, 6, 6, 6), (2, 8, 6, 6, 6))}
 

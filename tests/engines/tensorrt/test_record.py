@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.engines.tensorrt.plans import COMMAND, change
-from trt_landmarks.bundles.bundle import file_sha256
 from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path, set_gate
 from trt_landmarks.errors import EngineError
+from trt_landmarks.files import file_sha256
 
 
 def test_a_record_is_read_as_it_was_written(plan: Path) -> None:

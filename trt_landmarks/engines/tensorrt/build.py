@@ -18,14 +18,14 @@ from types import ModuleType
 from typing import Any
 
 from trt_landmarks.engines.tensorrt.check import this_platform
-from trt_landmarks.engines.tensorrt.flavours import RTX, TENSORRT, Log, load_flavour
+from trt_landmarks.engines.tensorrt.flavours import RTX, Log, load_flavour
 from trt_landmarks.engines.tensorrt.gpu import first_gpu, gpu_problem
 from trt_landmarks.engines.tensorrt.network import network_facts, network_inputs, network_outputs
-from trt_landmarks.engines.tensorrt.record import PlanRecord, Shapes, record_path
+from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path
 from trt_landmarks.engines.tensorrt.settings import PORTABLE, PlanSettings
-from trt_landmarks.engines.tensorrt.timing_cache import TimingCache, timing_cache_path
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_bytes
+from trt_landmarks.task.graphs import Shapes
 
 #: Seconds between two lines of progress.
 PROGRESS_SECONDS = 5.0
@@ -110,17 +110,11 @@ def build_plan(
             config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # its runs cannot be captured as CUDA graphs
         settings.apply(trt, config)
         _set_profile(builder, config, network, profile)
-        times = None
-        if flavour == TENSORRT:
-            path = timing_cache_path(flavour, version, target["gpu"], target["compute_capability"])
-            times = TimingCache(trt, config, path, log, say)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     monitor.reraise()
     if plan is None:
         raise _build_error(onnx_path, f"{flavour} {version}", log, settings)
-    if times is not None:
-        times.merge()
     record = PlanRecord(
         graph=graph,
         precision=precision,

@@ -33,11 +33,10 @@ from trt_landmarks.engines.tensorrt.network import NetworkFacts, Tensor
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import read_text, write_text
+from trt_landmarks.task.graphs import Shapes
 
 FORMAT = 1
 
-#: Smallest, usual and largest shape of an input.
-Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)

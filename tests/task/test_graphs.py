@@ -6,7 +6,7 @@ import pytest
 
 from tests.synthetic import small_task
 from trt_landmarks.errors import TaskError
-from trt_landmarks.task.profiles import LARGEST_SCAN, profiles
+from trt_landmarks.task.graphs import LARGEST_SCAN, profiles
 
 
 def test_batches_of_the_task() -> None:
