@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 # One pip command for everything: torch's range has to be known while ModelOpt, which takes any torch, is resolved.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo demo-mouse scan test lint clean distclean
+.PHONY: help demo demo-mouse scan test lint docs clean distclean
 
 help:
 	@echo "make demo       install, then find 32 landmarks in a human brain: preds.json, slicer/, pictures/"
 	@echo "make demo-mouse the same with 45 landmarks in a real micro-CT head of TRTLM_DATA"
 	@echo "make test       install with everything that tests need, then lint and run the tests"
 	@echo "make lint       ruff, mypy, and the layers of the package (import-linter)"
+	@echo "make docs       the documentation as a site: docs/_build/html/index.html"
 	@echo "make clean      remove caches, build folders and what the demo wrote"
 	@echo "make distclean  the same, and $(VENV)/"
 	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
@@ -43,8 +44,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json slicer pictures
+	rm -rf docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json slicer pictures
 	find benchmarks calibration export tests trt_landmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
@@ -61,6 +65,11 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "Installing trt-landmarks[test] into $(VENV)/: some minutes the first time ..."
 	$(PIP_INSTALL) --editable ".[test]"
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	@echo "Installing trt-landmarks[docs] into $(VENV)/ ..."
+	$(PIP_INSTALL) --editable ".[docs]"
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv "$(VENV)"
