@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from trt_landmarks.bundles.bundle import Bundle
+    from trt_landmarks.localization.shape_model import ShapeModel
     from trt_landmarks.scan import Scan
     from trt_landmarks.training.checkpoint import Checkpoint
 
@@ -129,6 +130,15 @@ def built(built_bundle: Bundle, tmp_path: Path) -> Bundle:
 
     shutil.copytree(built_bundle.root, tmp_path / "bundle")
     return open_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def shape() -> ShapeModel:
+    """A shape model of made heads."""
+    from tests.confidence_cases import shapes
+    from trt_landmarks.localization.shape_model import fit_shape_model
+
+    return fit_shape_model(shapes(20))
 
 
 @pytest.fixture(scope="module")

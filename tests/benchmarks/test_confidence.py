@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.confidence import ablation, candidates, tables, turned
-from tests.confidence.conftest import TASK, observations, shapes
+from tests.confidence_cases import TASK, observations, shapes
 from tests.synthetic import HEAD, blobs, head_geometry, rotation
 from trt_landmarks.confidence.fitting import sample
 from trt_landmarks.geometry import Grid

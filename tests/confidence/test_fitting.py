@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from tests.confidence.conftest import TASK, observations
+from tests.confidence_cases import TASK, observations
 from trt_landmarks.confidence.fitting import LARGE, Sample, _increasing, fit_confidence, left_out, sample
 from trt_landmarks.confidence.measuring import area_under_curve, judge_left_out, judge_others, measure
 from trt_landmarks.errors import DatasetError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.confidence.conftest import TASK, observations
+from tests.confidence_cases import TASK, observations
 from trt_landmarks.confidence.observation import load_observations, save_observations
 from trt_landmarks.errors import DatasetError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.confidence.conftest import TASK, observations
+from tests.confidence_cases import TASK, observations
 from tests.synthetic import small_task
 from trt_landmarks.confidence.fitting import fit_confidence, sample
 from trt_landmarks.errors import BundleError

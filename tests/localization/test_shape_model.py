@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.confidence.conftest import shapes
+from tests.confidence_cases import shapes
 from tests.synthetic import HEAD, directions, triples
 from trt_landmarks.errors import DatasetError
 from trt_landmarks.geometry import Floats

@@ -54,13 +54,14 @@ def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory
     task = tiny_checkpoint.task
     (place / "task.yaml").write_text(yaml.safe_dump(task.model_dump(mode="json")))
     rng = np.random.default_rng(0)
+    shape = {mark: rng.uniform(-6, 6, 3) * ([0, 1, 1] if mark in task.group_of else 1) for mark in task.landmarks}
     for case in range(5):
         geometry = Geometry((24, 22, 20), (1.0, 1.1, 1.2), (-10.0, -9.0, 5.0), np.eye(3))
         for folder in ("images", "landmarks"):
             (place / "folder" / folder).mkdir(parents=True, exist_ok=True)
         voxels = rng.integers(0, 255, (20, 22, 24), dtype=np.uint8)
         write_scan(Scan("", None, voxels, geometry), place / "folder" / "images" / f"case{case}.nii.gz")
-        points = {mark: geometry.centre + rng.uniform(-6, 6, 3) for mark in task.landmarks}
+        points = {mark: geometry.centre + place + rng.normal(size=3) * 0.3 for mark, place in shape.items()}
         write_mrk_json(place / "folder" / "landmarks" / f"case{case}.mrk.json", points)
     return place
 

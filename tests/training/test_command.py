@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ class _Anything:
 
     def __getitem__(self, index: int) -> _Anything:
         return self
+
+    def __iter__(self) -> Iterator[_Anything]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
     def __call__(self, *_: object) -> _Anything:
         return self

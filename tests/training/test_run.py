@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -153,18 +154,81 @@ def test_a_finished_run_is_not_trained_again(finished: tuple[Checkpoint, Path], 
     assert same(train(cases, finished[1], never), finished[0])
 
 
-@pytest.mark.parametrize("what", ["task", "seed", "settings", "split", "annotations"])
-def test_the_folder_of_another_run_is_refused(finished: tuple[Checkpoint, Path], cases: list[Case], what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "key"),
+    [
+        ("task", "task.name"),
+        ("seed", "seed"),
+        ("settings", "settings.coarse.steps"),
+        ("split", "split.train"),
+        ("annotations", "annotations_sha256"),
+        ("image", "images.head0"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused(
+    finished: tuple[Checkpoint, Path], cases: list[Case], what: str, key: str, tmp_path: Path
+) -> None:
     _, folder = finished
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     task = TASK.model_copy(update={"name": "other"}) if what == "task" else TASK
     settings = {"seed": replace(SETTINGS, seed=4), "settings": SETTINGS.shortened(0.5)}.get(what, SETTINGS)
     if what == "annotations":
         cases = [replace(cases[0], points=cases[0].points + 0.1), *cases[1:]]
-    with pytest.raises(CheckpointError, match="holds a run of another task, split, seed, settings or") as caught:
+    if what == "image":
+        image = tmp_path / "head0.mha"
+        image.write_bytes(cases[0].image.read_bytes()[:-1] + b"x")
+        cases = [replace(cases[0], image=image), *cases[1:]]
+    with pytest.raises(CheckpointError) as caught:
         train(cases, folder, task=task, settings=settings, validation=2 if what == "split" else 1)
-    assert str(folder) in str(caught.value) and "--out" in caught.value.remedy
+    assert caught.value.code == "run_differs" and key in caught.value.message
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_only_describes_a_model_may_change(finished: tuple[Checkpoint, Path], cases: list[Case]) -> None:
+    task = TASK.model_copy(update={"description": "other words", "sdr_radii_mm": (1.0, 3.0)})
+    assert same(train(cases, finished[1], task=task), finished[0])
+    train(cases, finished[1])  # as it was, for the tests after this one
+
+
+def test_two_trainings_in_one_folder(cases: list[Case], tmp_path: Path) -> None:
+    def second(*_: object) -> None:
+        with pytest.raises(CheckpointError) as caught:
+            train(cases, tmp_path)
+        assert caught.value.code == "run_in_use"
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(cases, tmp_path, second)
+
+
+def test_a_damaged_stage_is_named(finished: tuple[Checkpoint, Path], cases: list[Case], tmp_path: Path) -> None:
+    shutil.copytree(finished[1], tmp_path / "run")
+    stage = tmp_path / "run" / "stages" / "shared.safetensors"
+    stage.write_bytes(stage.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"shared\.safetensors"):
+        train(cases, tmp_path / "run")
+
+
+def test_a_task_file_changed_after_training_is_refused(finished: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    shutil.copytree(finished[1], tmp_path / "run")
+    task = TASK.model_copy(update={"landmarks": TASK.landmarks[::-1]})
+    (tmp_path / "run" / "task.yaml").write_text(task.to_yaml())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "run")
+    assert caught.value.code == "task_changed" and "landmarks" in caught.value.message
+
+
+def test_what_the_checks_saw_is_told_and_kept(cases: list[Case], tmp_path: Path) -> None:
+    copied = [replace(cases[0], id="again"), *cases]
+    lines: list[str] = []
+    run = Run(
+        TASK, copied[:3], copied[3:], SETTINGS.shortened(0.1), tmp_path, lambda *_: None, torch.device("cpu"),
+        lines.append, ["a scan without landmarks"],
+    )  # fmt: skip
+    data = run.execute().record["data"]
+    assert data["left_out"] == ["a scan without landmarks"]
+    assert any("again" in warning and "head0" in warning for warning in data["warnings"])
+    assert any(line.startswith("head1") for line in lines)
 
 
 def test_without_validation_there_are_no_metrics(cases: list[Case], tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def train(
     metrics = train_command(
         task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise,
         contrast=contrast, length=length, steps=steps or (), device=device,
-        quiet=quiet or not sys.stderr.isatty(),
+        quiet=quiet or not sys.stderr.isatty(), notify=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
     typer.echo(metrics)
 

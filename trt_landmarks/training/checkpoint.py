@@ -27,6 +27,7 @@ from trt_landmarks.geometry import Floats
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.task.graphs import COARSE
 from trt_landmarks.task.task import Task, load_task
+from trt_landmarks.training.record import changed_keys
 
 FORMAT = 1
 
@@ -93,6 +94,16 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     if record.get("format") != FORMAT:
         raise CheckpointError(f"{path}: has format {record.get('format')!r}, this version reads {FORMAT}.")
     task = load_task(folder / "task.yaml")
+    trained = record.get("task")
+    if isinstance(trained, dict):
+        now = json.loads(json.dumps(task.model_dump(mode="json", exclude={"measurements"})))
+        changed = changed_keys(trained, now)
+        if changed:
+            raise CheckpointError(
+                f"{folder / 'task.yaml'}: differs from the task that was trained in {', '.join(changed)}.",
+                "Restore it, or train again.",
+                code="task_changed",
+            )
     nets = build_nets(task)
     for graph, net in nets.items():
         weights = folder / f"{graph}.safetensors"

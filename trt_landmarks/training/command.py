@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -32,14 +32,17 @@ def train_command(
     steps: Sequence[str],
     device: str,
     quiet: bool,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Train, and return the validation's figures as text.
+
+    ``notify`` receives what is left out, a table of the cases and warnings, line by line.
 
     Raises:
         TrtlmError: for a wrong task file, dataset, split, device or run folder.
     """
     if keep not in ("best", "last"):
-        raise TrtlmError(f"--keep {keep}: is neither best nor last.")
+        raise TrtlmError(f"--keep {keep}: must be best or last.", code="usage")
     kept = cast(Literal["best", "last"], keep)
     schedules = Settings().shortened(length).with_steps(_steps(steps))
     settings = replace(schedules, seed=seed, keep=kept, noise=noise).with_contrast(contrast)
@@ -51,11 +54,24 @@ def train_command(
         raise TrtlmError(f"--fold {fold}: must be below --folds {folds}.")
     else:
         parts = k_folds(dataset.ids, folds, seed)[fold]
+    used = set(parts.train) | set(parts.validation)
+    for line in (*dataset.warnings, *_unused(dataset.ids, used)):
+        notify(line)
+    notify(f"training on {len(parts.train)} cases, validating on {len(parts.validation)}")
     with _Bar(quiet) as bar:
         run = Run(
-            task, dataset.subset(parts.train), dataset.subset(parts.validation), settings, out, bar, _device(device)
-        )
-        checkpoint = run.execute()
+            task, dataset.subset(parts.train), dataset.subset(parts.validation), settings, out, bar, _device(device),
+            notify, dataset.warnings,
+        )  # fmt: skip
+        try:
+            checkpoint = run.execute()
+        except OSError as error:
+            where = error.filename or out
+            raise TrtlmError(
+                f"{where}: training stopped: {(error.strerror or str(error)).lower()}.",
+                "Free space or choose another folder; the same command resumes.",
+                code="run_unwritable",
+            ) from None
     metrics = checkpoint.record.get("metrics")
     if metrics is None:
         return f"checkpoint: {out} (no validation cases)"
@@ -67,6 +83,11 @@ def train_command(
     return "\n".join(lines)
 
 
+def _unused(ids: Sequence[str], used: set[str]) -> list[str]:
+    left = [case_id for case_id in ids if case_id not in used]
+    return [f"in neither list of the split, not used: {', '.join(left)}."] if left else []
+
+
 def _steps(given: Sequence[str]) -> dict[str, int]:
     """``coarse=3000`` and the like as numbers of steps."""
     steps = {}
@@ -74,8 +95,8 @@ def _steps(given: Sequence[str]) -> dict[str, int]:
         kind, _, count = text.partition("=")
         if kind not in KINDS or not count.isdecimal() or int(count) < 1:
             raise TrtlmError(
-                f"--steps {text}: is not a kind of net and its number of steps.",
-                f"For example --steps coarse=3000; kinds are {', '.join(KINDS)}.",
+                f"--steps: invalid value '{text}'.",
+                f"Write for example --steps coarse=3000; kinds are {', '.join(KINDS)}.",
             )
         steps[kind] = int(count)
     return steps

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trt_landmarks.errors import CheckpointError
+
 State = dict[str, Tensor]
 
 
@@ -100,10 +102,15 @@ def fit(
     best: State | None = None
     best_figure, start = float("inf"), 0
     if state_path.exists():
-        saved = torch.load(state_path, weights_only=True, map_location="cpu")
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average, best, best_figure, start = saved["average"], saved["best"], saved["best_figure"], saved["step"]
+        try:
+            saved = torch.load(state_path, weights_only=True, map_location="cpu")
+            net.load_state_dict(saved["net"])
+            optimizer.load_state_dict(saved["optimizer"])
+            average, best, best_figure, start = saved["average"], saved["best"], saved["best_figure"], saved["step"]
+        except Exception:  # torch.load has no base of its own errors
+            raise CheckpointError(
+                f"{state_path}: is damaged.", "Remove it: this net is trained from its first step again."
+            ) from None
         average = {key: value.to(next(net.parameters()).device) for key, value in average.items()}
     marks = {round(schedule.steps * (n + 1) / schedule.validate) for n in range(schedule.validate)}
     saved_at = time.monotonic()

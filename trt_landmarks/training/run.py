@@ -6,8 +6,6 @@ once all is done, the checkpoint.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trt_landmarks.data.checks import CheckedCase, check_training_data
 from trt_landmarks.data.dataset import Case
 from trt_landmarks.errors import CheckpointError, DatasetError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import make_folder, write_text
 from trt_landmarks.geometry import AXES, Floats
 from trt_landmarks.nets.coarse import CoarseNet
 from trt_landmarks.nets.model import build_nets
@@ -41,7 +41,8 @@ from trt_landmarks.training.fine import (
     slice_loss,
 )
 from trt_landmarks.training.loop import Log, Progress, State, fit
-from trt_landmarks.training.scans import load_training_scan, mean_shape
+from trt_landmarks.training.record import claimed
+from trt_landmarks.training.scans import TrainingScan, load_training_scan, mean_shape
 from trt_landmarks.training.settings import Settings
 from trt_landmarks.training.validation import validate_checkpoint
 
@@ -57,6 +58,8 @@ class Run:
         folder: the run folder.
         progress: called after every step.
         device: where to train.
+        notify: receives what a person should know of the data, line by line.
+        data_notes: what was left out of the data, for the checkpoint.
     """
 
     task: Task
@@ -66,16 +69,25 @@ class Run:
     folder: Path
     progress: Progress
     device: torch.device
+    notify: Callable[[str], None] = lambda line: None
+    data_notes: Sequence[str] = ()
 
     def execute(self) -> Checkpoint:
         """Train whatever is not trained yet and write the checkpoint."""
         self._check_annotations()
         self.stages = self.folder / "stages"
-        self.stages.mkdir(parents=True, exist_ok=True)
-        self._claim_folder()
+        make_folder(self.stages, CheckpointError)
+        with claimed(self.folder, self._record(), (*self.training, *self.validation)):
+            write_text(self.folder / "task.yaml", self.task.to_yaml(), CheckpointError)
+            return self._execute()
+
+    def _execute(self) -> Checkpoint:
         self.log = Log(self.folder / "train.csv")
         self.scans = [load_training_scan(case, self.task, self.device) for case in self.training]
         self.checks = [load_training_scan(case, self.task, self.device) for case in self.validation]
+        report = check_training_data(self.task, *(_checked(scans) for scans in (self.scans, self.checks)))
+        for line in report.lines():
+            self.notify(line)
         axis = None if self.task.symmetry is None else AXES[self.task.symmetry.axis]
         self.shape = mean_shape(self.scans, self.task.mirror, axis)
         torch.manual_seed(self.settings.seed)  # the nets' initial weights
@@ -100,7 +112,8 @@ class Run:
             )
         for net in nets.values():
             net.to("cpu").eval()
-        checkpoint = Checkpoint(self.task, nets, self._record())
+        data = {"left_out": list(self.data_notes), "warnings": list(report.warnings)}
+        checkpoint = Checkpoint(self.task, nets, {**self._record(), "data": data})
         if self.validation:
             checkpoint.record["metrics"] = validate_checkpoint(checkpoint, self.validation)
         save_checkpoint(checkpoint, self.folder)
@@ -116,21 +129,6 @@ class Run:
                 "Annotate them, train with other cases, or remove them from the task file.",
             )
 
-    def _claim_folder(self) -> None:
-        """Refuse to resume a run of another task, split or settings."""
-        path = self.stages / "run.json"
-        points = hashlib.sha256()
-        for case in (*self.training, *self.validation):
-            points.update(np.ascontiguousarray(case.points).tobytes())
-        mine = json.dumps({**self._record(), "annotations_sha256": points.hexdigest()}, indent=1, default=str)
-        if path.exists() and read_text(path, CheckpointError, "run record") != mine:
-            raise CheckpointError(
-                f"{self.folder}: holds a run of another task, split, seed, settings or annotations.",
-                "Name another --out folder, or repeat the command that began this run.",
-            )
-        write_text(path, mine, CheckpointError)
-        write_text(self.folder / "task.yaml", self.task.to_yaml(), CheckpointError)
-
     def _record(self) -> dict[str, Any]:
         return {
             "task": self.task.model_dump(mode="json", exclude={"measurements"}),  # these train nothing
@@ -143,7 +141,13 @@ class Run:
         """Load a finished net, or train it and keep it."""
         path = self.stages / f"{name}.safetensors"
         if path.exists():
-            net.load_state_dict(load_file(path))
+            try:
+                net.load_state_dict(load_file(path))
+            except (SafetensorError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise CheckpointError(
+                    f"{path}: is damaged or does not fit the task: {reason}.", "Remove it: the stage is trained again."
+                ) from None
             return
         net.to(self.device)
         started = time.monotonic()
@@ -252,3 +256,7 @@ class Run:
             name, net, loss, schedule, settings.seed, self.stages, self.log, self.progress, with_validation,
             settings.keep,
         )  # fmt: skip
+
+
+def _checked(scans: Sequence[TrainingScan]) -> list[CheckedCase]:
+    return [CheckedCase(scan.id, scan.geometry, scan.points, scan.digest) for scan in scans]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from trt_landmarks.data.dataset import Case
 from trt_landmarks.data.shapes import average_shape
+from trt_landmarks.errors import DatasetError
 from trt_landmarks.geometry import Floats, Geometry
 from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import read_scan
@@ -26,12 +28,14 @@ class TrainingScan:
         volume: ``[1, 1, K, J, I]`` float32, normalized to 0..1.
         geometry: where the voxels lie.
         points: ``[N, 3]`` LPS mm, NaN where not annotated.
+        digest: SHA-256 of the voxels: equal digests are the same scan.
     """
 
     id: str
     volume: Tensor
     geometry: Geometry
     points: Floats
+    digest: str = ""
 
     def sample(self, centre: Floats, axes: Floats, shape: tuple[int, int, int], spacing: tuple[float, ...]) -> Tensor:
         """Trilinear samples ``[1, 1, Z, Y, X]`` at ``centre + axes @ offset``, offset over a regular box (mm).
@@ -62,8 +66,15 @@ def load_training_scan(case: Case, task: Task, device: torch.device) -> Training
     """Read and normalize one annotated scan."""
     scan = read_scan(case.image)
     low, high = intensity_range(scan.voxels, task.intensity)
+    if not bool(((scan.voxels > low) & (scan.voxels < high)).any()):
+        raise DatasetError(
+            f"{case.image}: no voxel lies between the intensities {low:g} and {high:g} that become 0 and 1.",
+            "Check the task's intensity section, and the units of the scan.",
+            code="intensity_window_empty",
+        )
     volume = torch.from_numpy(scan.voxels.astype(np.float32)).sub_(low).div_(high - low).clamp_(0, 1)
-    return TrainingScan(case.id, volume[None, None].to(device), scan.geometry, case.points)
+    digest = hashlib.sha256(np.ascontiguousarray(scan.voxels).data).hexdigest()
+    return TrainingScan(case.id, volume[None, None].to(device), scan.geometry, case.points, digest)
 
 
 def mean_shape(scans: list[TrainingScan], mirror: tuple[int, ...] | None, axis: int | None) -> Floats:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from tests.synthetic import HEAD, small_task
 from trt_landmarks.confidence.observation import Observation
 from trt_landmarks.confidence.perturbation import HARD, MILD, WRONG
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.result import Localization, SlicePlane
-from trt_landmarks.localization.shape_model import ShapeModel, fit_shape_model
 
 TASK = small_task()
 
@@ -46,8 +44,3 @@ def observations(cases: int, scans: int = 12, seed: int = 0) -> list[Observation
                 Observation(f"case{number}", "clean" if scan == 0 else "made", part, float(scan), found, expected)
             )
     return seen
-
-
-@pytest.fixture(scope="session")
-def shape() -> ShapeModel:
-    return fit_shape_model(shapes(20))
