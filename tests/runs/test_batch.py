@@ -22,11 +22,12 @@ from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.base import Arrays, RunCancelled
 from trt_landmarks.errors import PipelineError
 from trt_landmarks.geometry import Geometry
+from trt_landmarks.localization.case import case_result
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.results.case import CaseResult
 from trt_landmarks.results.predictions import Predictions, read_predictions
 from trt_landmarks.runs import batch, pipeline
-from trt_landmarks.runs.batch import case_result, readers_for, side_by_side
+from trt_landmarks.runs.batch import readers_for, side_by_side
 from trt_landmarks.runs.journal import journal_path
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 from trt_landmarks.task.graphs import COARSE, INDEPENDENT
@@ -154,7 +155,7 @@ def test_workers_and_readers_change_nothing_at_all(tmp_path: Path, batch: int, w
     for start in range(0, 20, batch):
         scans = [read_scan(file.path) for file in found[start : start + batch]]
         for file, scan, located in zip(found[start:], scans, alone.localize_batch(scans), strict=False):
-            expected.append(case_result(file, scan, located, alone))
+            expected.append(case_result(file, scan, located, alone.task))
     cases = infer(found, [localizer() for _ in range(workers)], empty(), batch=batch, readers=readers).cases
     assert [replace(case, timing_ms={}) for case in cases] == [replace(case, timing_ms={}) for case in expected]
 

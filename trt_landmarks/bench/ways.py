@@ -252,7 +252,7 @@ class _Toolkit:
         self.localizers = [Localizer(bundle.task, bundle.mean_shape, engine)]
 
     def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
-        from trt_landmarks.runs.batch import case_result
+        from trt_landmarks.localization.case import case_result
         from trt_landmarks.scan import ScanFile, read_scan
 
         localizer = self.localizers[0]
@@ -262,7 +262,7 @@ class _Toolkit:
         found = localizer.localize(scan)
         located = time.perf_counter()
         predictions = self._predictions()
-        predictions.cases.append(case_result(ScanFile(scan.id, path), scan, found, localizer))
+        predictions.cases.append(case_result(ScanFile(scan.id, path), scan, found, localizer.task))
         predictions.write(out)
         done = time.perf_counter()
         stages = {"read": 1000 * (read - start), **found.timing_ms}

@@ -14,6 +14,7 @@ from trt_landmarks import __version__
 from trt_landmarks.cli.bench import bench
 from trt_landmarks.cli.building import build, calibrate, inspect
 from trt_landmarks.cli.confidence import confidence
+from trt_landmarks.cli.models import models
 from trt_landmarks.cli.outputs import convert, report, view
 from trt_landmarks.cli.scans import evaluate, infer
 from trt_landmarks.cli.training import export, init, train
@@ -62,7 +63,7 @@ def doctor(
     raise typer.Exit(run(as_json, deep))
 
 
-for command in (init, train, export, confidence, build, calibrate, inspect, infer, bench):
+for command in (models, init, train, export, confidence, build, calibrate, inspect, infer, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 for on_results in (convert, view, report):

@@ -71,10 +71,10 @@ def infer(
 ) -> None:
     """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
     from trt_landmarks.bundles.bundle import open_bundle
+    from trt_landmarks.localization.case import NOT_THIS_ANATOMY
     from trt_landmarks.outputs.writer import OutputWriter
     from trt_landmarks.results.case import CaseResult
     from trt_landmarks.results.predictions import Predictions
-    from trt_landmarks.runs.batch import NOT_THIS_ANATOMY
     from trt_landmarks.runs.log import RunLog, printable
     from trt_landmarks.runs.memory import parse_memory
     from trt_landmarks.runs.run import Limits, Run, Unfinished

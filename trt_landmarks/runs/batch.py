@@ -7,26 +7,22 @@ own, and the caller's thread takes the results in order.  Runs that survive are 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from trt_landmarks.engines.base import Cancellable, RunCancelled
-from trt_landmarks.errors import ScanError, TrtlmError
+from trt_landmarks.errors import TrtlmError
+from trt_landmarks.localization.case import case_result, failed_case
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.result import Localization
 from trt_landmarks.localization.whole_scan import ResidentLocalizer
-from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
-from trt_landmarks.results.measurements import measure
+from trt_landmarks.results.case import CaseResult
 from trt_landmarks.runs.deadlines import Watch
 from trt_landmarks.runs.memory import MemoryBudget
 from trt_landmarks.runs.pipeline import Patience, Pipeline
 from trt_landmarks.scan import Scan, ScanFile, read_scan
-from trt_landmarks.scan.anonymize import reason
 from trt_landmarks.system import cores
-from trt_landmarks.task.task import Task
 
 AnyLocalizer = Localizer | ResidentLocalizer
 
@@ -36,9 +32,6 @@ Progress = Callable[[CaseResult, int, int], None]
 Look = Callable[[CaseResult, Scan], None]
 #: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
 Keep = Callable[[Sequence[CaseResult]], None]
-
-#: Code of the warning of a case whose landmarks are not to be relied on at all.
-NOT_THIS_ANATOMY = "not_this_anatomy"
 
 #: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
 MOST_WORKERS = 4
@@ -154,47 +147,6 @@ def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
     return len(localizers)
 
 
-def case_result(file: ScanFile, scan: Scan, found: Localization, localizer: AnyLocalizer) -> CaseResult:
-    """A localization as a case of the results file."""
-    task = localizer.task
-    inside = scan.geometry.contains(found.points)
-    voxels = scan.geometry.world_to_voxel(found.points)
-    reliability = found.reliability
-    wrong = reliability is not None and reliability.wrong_anatomy
-    low = found.confidence < task.low_confidence_below if reliability is None else reliability.low
-    landmarks = []
-    for n, name in enumerate(task.landmarks):
-        status = "low_confidence" if low[n] else "located"
-        landmarks.append(
-            Landmark(
-                name,
-                status if inside[n] else "outside_scan",
-                _triple(found.points[n]),
-                _triple(voxels[n]),
-                float(np.clip(found.confidence[n], 0, 1)),
-                None if reliability is None or wrong else float(reliability.expected_error_mm[n]),
-                None if reliability is None or wrong else float(reliability.error_90_mm[n]),
-            )
-        )
-    slices = tuple(
-        KeySlice(plane.group.name, plane.group.axis, plane.position_mm, _triple(plane.point), _triple(plane.normal))
-        for plane in found.slices
-    )
-    warnings = tuple(CaseWarning(one.code, one.message) for one in scan.warnings)
-    if wrong:
-        warnings += (_wrong_anatomy(file, task),)
-    measured = measure(task.measurements, landmarks)
-    return CaseResult(file.id, file.shown, "ok", None, found.timing_ms, tuple(landmarks), slices, warnings, measured)
-
-
-def _wrong_anatomy(file: ScanFile, task: Task) -> CaseWarning:
-    return CaseWarning(
-        NOT_THIS_ANATOMY,
-        f"{file.shown}: does not look like a scan of the task {task.name}: no landmark in it is to be relied on. Check "
-        "that it shows the whole anatomy, that it lies as in training, and its quality.",
-    )
-
-
 class _Stages:
     """What the pipeline does with a file: reading and localizing, within the limits of time and memory.
 
@@ -228,7 +180,7 @@ class _Stages:
             with self.watch():
                 scan = read_scan(file)
         except Exception as error:  # also a fault of a reader's own: no file may end the run
-            return _Read(number, file, _failed(file, error))
+            return _Read(number, file, failed_case(file, error))
         return _Read(number, file, scan, 1000 * (time.perf_counter() - start))
 
     def localize(self, batch: Sequence[_Read], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
@@ -247,14 +199,16 @@ class _Stages:
     def unread(self, item: tuple[int, ScanFile]) -> _Read:
         """What stands for a scan whose reading takes too long."""
         number, file = item
-        return _Read(number, file, _failed(file, self._too_late(file, "reading")))
+        return _Read(number, file, failed_case(file, self._too_late(file, "reading")))
 
     def uncomputed(self, batch: Sequence[_Read]) -> list[CaseResult]:
         """The failed cases of a batch whose computing takes too long, and cannot be ended."""
         self._leave(batch)
         return [
-            one.found if isinstance(one.found, CaseResult) else _failed(one.file, self._too_late(one.file, "computing"))
-            for one in batch
+            read.found
+            if isinstance(read.found, CaseResult)
+            else failed_case(read.file, self._too_late(read.file, "computing"))
+            for read in batch
         ]
 
     def cancel(self, thread: int | None = None) -> None:
@@ -284,7 +238,7 @@ class _Stages:
                 return [_case(one, located, localizer) for one, located in zip(scans, found, strict=True)]
             except (TrtlmError, MemoryError) as error:
                 if len(scans) == 1:
-                    return [_failed(scans[0].file, error)]
+                    return [failed_case(scans[0].file, error)]
             return [case for one in scans for case in self._localize([one], localizer)]
         return []
 
@@ -304,21 +258,4 @@ def _case(read: _Read, found: Localization, localizer: AnyLocalizer) -> CaseResu
     assert isinstance(read.found, Scan)
     found.timing_ms["read"] = read.milliseconds
     found.timing_ms["total"] = sum(found.timing_ms.values())
-    return case_result(read.file, read.found, found, localizer)
-
-
-def _failed(file: ScanFile, error: Exception) -> CaseResult:
-    if isinstance(error, MemoryError):
-        message = f"{file.path}: does not fit in memory."
-        error = ScanError(message, "Free memory or crop the scan.", code="out_of_memory")
-    elif isinstance(error, OSError):
-        error = ScanError(f"{file.path}: cannot be read: {error}.")
-    elif not isinstance(error, TrtlmError):
-        message = f"{file.path}: reading failed in an unexpected way: {type(error).__name__}: {error}."
-        error = ScanError(message, code="internal")
-    return CaseResult(file.id, file.shown, "failed", CaseError(error.code, reason(file, error)))
-
-
-def _triple(values: Iterable[float]) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
-    return (x, y, z)
+    return case_result(read.file, read.found, found, localizer.task)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
+from trt_landmarks.scan.formats import case_id
 from trt_landmarks.scan.limits import check_count
 from trt_landmarks.scan.problems import COPY_AGAIN, bad_direction
+from trt_landmarks.scan.volume import Scan, checked
 
 _REMEDY = "Store voxels [k, j, i] and affine (4x4, voxel (i, j, k) to LPS mm) with numpy.savez_compressed."
 
@@ -90,3 +92,24 @@ def _geometry(path: Path, affine: NDArray[Any], system: str, shape: tuple[int, .
     direction = matrix[:3, :3] / np.where(spacing > 0, spacing, 1)
     (a, b, c), (x, y, z), (k, j, i) = spacing.tolist(), matrix[:3, 3].tolist(), shape
     return Geometry((i, j, k), (a, b, c), (x, y, z), direction)
+
+
+def scan_from_affine(array: NDArray[Any], affine: NDArray[Any], frame: str, path: Path | None = None) -> Scan:
+    """A scan from an array ``[i, j, k]`` and the 4x4 affine from its indices to mm, as nibabel has them.
+
+    Args:
+        array: voxels; its axes are those of the affine's columns.
+        affine: voxel (i, j, k, 1) to mm.
+        frame: the world of the affine, ``RAS`` or ``LPS``.
+        path: where it was read from, if it was.
+
+    Raises:
+        ScanError: if the affine is no scan's, or the contents cannot be used.
+    """
+    name = path or Path("array")
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    geometry = _geometry(name, affine, frame, array.shape[::-1])
+    native = array.dtype.newbyteorder("=")
+    voxels = np.ascontiguousarray(array.T.astype(native, copy=False))
+    return checked(Scan(case_id(name), path, voxels, geometry))

@@ -16,6 +16,7 @@ from trt_landmarks.scan.dicom_lengths import lengths_fit
 from trt_landmarks.scan.formats import EXTENSIONS, extension
 from trt_landmarks.scan.limits import check_count
 from trt_landmarks.scan.problems import COPY_AGAIN, bad_components, bad_direction, no_memory, not_there, truncated
+from trt_landmarks.scan.volume import Scan, checked
 
 DICOM = "GDCMImageIO"
 
@@ -93,3 +94,13 @@ def explain(path: Path, text: str) -> ScanError:
     if "memory" in text:
         return no_memory(path)
     return ScanError(f"{path}: cannot be read as {extension(path) or 'DICOM'}: it is damaged.", COPY_AGAIN)
+
+
+def scan_from_image(image: Any) -> Scan:
+    """A scan from a ``SimpleITK.Image`` of one 3D volume.
+
+    Raises:
+        ScanError: if it is of anything else, or its contents cannot be used.
+    """
+    check_kind(Path("image"), image.GetNumberOfComponentsPerPixel(), image.GetPixelID(), image.GetSize())
+    return checked(Scan("image", None, voxels_of(image), geometry_of(image)))
