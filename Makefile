@@ -23,7 +23,7 @@ help:
 	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
 
 demo: $(VENV)/.installed
-	$(BIN)/trtlm infer "$$($(BIN)/python -m benchmarks.brain.scan)" --model brain-afids --out preds.json \
+	$(BIN)/trtlm infer "$$($(BIN)/python -m tasks.brain_afids.scan)" --model brain-afids --out preds.json \
 	  --markups slicer --figures pictures
 
 demo-mouse: scan $(VENV)/.installed
@@ -49,7 +49,7 @@ docs: $(VENV)/.installed-docs
 
 clean:
 	rm -rf docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json slicer pictures
-	find benchmarks calibration export tests trt_landmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks calibration export tasks tests trt_landmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf "$(VENV)"

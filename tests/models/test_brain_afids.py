@@ -16,10 +16,10 @@ from trt_landmarks.task.task import load_task
 
 pytest.importorskip("nilearn", reason="the scan is nilearn's")
 
-from benchmarks.brain import cases
-from benchmarks.brain.horns import TIPS
-from benchmarks.brain.scan import t1_path
-from benchmarks.brain.template import Template, aligned, load_template, people
+from tasks.brain_afids import cases
+from tasks.brain_afids.horns import TIPS
+from tasks.brain_afids.scan import t1_path
+from tasks.brain_afids.template import Template, aligned, load_template, people
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Where the human scan of the demo is: nilearn's T1 template.
 
-trtlm infer "$(python -m benchmarks.brain.scan)" --model brain-afids --out preds.json
+trtlm infer "$(python -m tasks.brain_afids.scan)" --model brain-afids --out preds.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training and validation cases of the brain task, made from one T1 template and people's landmark shapes.
 
-    python -m benchmarks.brain.cases tasks/brain-afids.yaml --data DIR --out DIR [--train 168] [--validation 24]
+    python -m tasks.brain_afids.cases tasks/brain-afids.yaml --data DIR --out DIR [--train 168] [--validation 24]
 
 DIR of ``--data`` is the folder of the fiducials (AFIDs-HCP_groundtruth.csv and so on); nilearn must be installed.
 The template is warped to the shape of one person (or between two), with further random deformation; it gets a
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.brain.head import head_around
-from benchmarks.brain.horns import TIPS, draw_horn
-from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
-from benchmarks.brain.ventricles import slide_into_planes
+from tasks.brain_afids.head import head_around
+from tasks.brain_afids.horns import TIPS, draw_horn
+from tasks.brain_afids.template import Template, aligned, load_template, other_templates, people
+from tasks.brain_afids.ventricles import slide_into_planes
 from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.geometry import Floats, Geometry, Grid
 from trt_landmarks.scan import Scan, scan_from_array, write_scan
@@ -81,7 +81,7 @@ def split_people(names: list[str]) -> tuple[list[str], list[str]]:
 def random_warp(template: Template, shape: Floats, rng: np.random.Generator) -> tuple[Warp, Floats]:
     """A warp of the template to about ``shape``, longer, wider or higher; and that shape.
 
-    The ends of the occipital horns take no part: they are drawn (:mod:`benchmarks.brain.horns`).
+    The ends of the occipital horns take no part: they are drawn (:mod:`tasks.brain_afids.horns`).
     """
     spacing = (CONTROL_SPACING,) * 3
     centre = template.points.mean(0) + np.array([0, 10, -20])

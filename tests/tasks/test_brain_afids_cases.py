@@ -15,10 +15,10 @@ from trt_landmarks.training.warping import positions, resample
 
 pytest.importorskip("nilearn", reason="the scan is nilearn's")
 
-from benchmarks.brain import cases
-from benchmarks.brain.horns import ATRIUM, REACH, TIPS, draw_horn
-from benchmarks.brain.template import Template, aligned, load_template, other_templates, people
-from benchmarks.brain.ventricles import ROOFS
+from tasks.brain_afids import cases
+from tasks.brain_afids.horns import ATRIUM, REACH, TIPS, draw_horn
+from tasks.brain_afids.template import Template, aligned, load_template, other_templates, people
+from tasks.brain_afids.ventricles import ROOFS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -136,7 +136,8 @@ def test_landmarks_of_a_case_are_where_they_are_defined(template: Template, task
 
 def test_the_scan_is_found_without_torch() -> None:
     code = (
-        "import sys; from benchmarks.brain.scan import main; main(); assert not {'torch', 'nilearn'} & set(sys.modules)"
+        "import sys; from tasks.brain_afids.scan import main; main(); "
+        "assert not {'torch', 'nilearn'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_file()

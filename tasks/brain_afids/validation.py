@@ -1,8 +1,8 @@
 """How well a model finds the fiducials, in made cases of people it was not trained on and in other scans.
 
-    python -m benchmarks.brain.validation MODEL --cases DIR [--scan NAME FILE LANDMARKS]... --out FILE.json
+    python -m tasks.brain_afids.validation MODEL --cases DIR [--scan NAME FILE LANDMARKS]... --out FILE.json
 
-DIR is a folder made by benchmarks.brain.cases; its validation people are localized.  (The figures in
+DIR is a folder made by tasks.brain_afids.cases; its validation people are localized.  (The figures in
 benchmarks/results are of cases made with --train 1 --validation 24 --seed 1.)  Every --scan is one further
 scan with its own landmark file; there the shift that all landmarks share is told apart.  Both stages are measured,
 and the mean shape in the scan's middle as the guess to beat; made cases also apart, by contrast and with and without
@@ -101,7 +101,7 @@ def main() -> None:
     for name in scans:
         (n,) = kinds[name]
         report[name] |= common_shift(found["fine"][n], cases[n].points)
-    command = f"python -m benchmarks.brain.validation {bundle.name} --cases DIR"
+    command = f"python -m tasks.brain_afids.validation {bundle.name} --cases DIR"
     command += "".join(f" --scan '{name}' FILE LANDMARKS" for name in scans)
     options.out.write_text(json.dumps({"command": command, **report}, indent=1) + "\n")
     for kind, table in report.items():

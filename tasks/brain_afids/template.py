@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813 - the package's own usual name
 import torch
 from torch import Tensor
 
-from benchmarks.brain.scan import t1_path
+from tasks.brain_afids.scan import t1_path
 from trt_landmarks.data.annotations import read_landmarks, select
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation
 from trt_landmarks.scan import read_scan

@@ -1,7 +1,7 @@
 """How well registering the template finds the fiducials of a scan: the usual way without a net, to compare with.
 
     pip install antspyx
-    python -m benchmarks.brain.registration tasks/brain-afids.yaml --data DIR [--scan NAME FILE LANDMARKS]... \
+    python -m tasks.brain_afids.registration tasks/brain-afids.yaml --data DIR [--scan NAME FILE LANDMARKS]... \
         --out FILE.json
 
 ANTs' symmetric normalization (SyN, its own defaults) takes the template, which shows the brain alone, to each scan,
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.brain.scan import t1_path
-from benchmarks.brain.template import load_template
-from benchmarks.brain.validation import common_shift
 from benchmarks.writing import this_machine
+from tasks.brain_afids.scan import t1_path
+from tasks.brain_afids.template import load_template
+from tasks.brain_afids.validation import common_shift
 from trt_landmarks.data.annotations import read_landmarks, select
 from trt_landmarks.geometry import Floats
 from trt_landmarks.results.metrics import evaluate_points
