@@ -15,7 +15,7 @@ def open_preprocessor(
 
     Args:
         name: ``reference``, ``dali``, or ``auto``: DALI beside an engine on the GPU if it can be had, else the
-            reference, which is the faster one on the CPU (1.5 to 7 times on 2 cores: ``benchmarks/results/preprocessing.md``).
+            reference, which is 1.5 to 7 times as fast on 2 cores (``benchmarks/results/preprocessing.md``).
         device: number of the GPU that the engine runs on, and DALI then too; None for the CPU.
         threads: DALI's threads on the CPU; None takes all cores.
 
