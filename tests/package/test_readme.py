@@ -24,7 +24,6 @@ TRTLM = [sys.executable, "-c", "from trt_landmarks.cli import main; main()"]
 SHORT = {
     "train": ["--length", "0.0005"],
     "--calib": ["--n", "1", "--accept-deviation"],
-    "calibrate": ["--n", "1", "--accept-deviation"],
     "bench": ["--engines", "onnxruntime", "--rounds", "1", "--count", "1", "--cold", "1", "--folder", "0"],
 }
 
@@ -69,7 +68,7 @@ def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory
 def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
     shown = {words[0] for words in commands(repo_root)}
     assert shown >= {
-        "train", "export", "build", "infer", "eval", "calibrate", "inspect", "doctor", "bench", "convert", "view",
+        "train", "export", "build", "infer", "eval", "inspect", "models", "doctor", "bench", "convert", "view",
         "report",
     }  # fmt: skip
     assert ["build", "--precision", "fp16"] in commands(repo_root)
@@ -95,7 +94,7 @@ def test_the_readmes_python_runs(repo_root: Path, place: Path) -> None:
     (code,) = blocks(repo_root, "python")
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "[[" in done.stdout
+    assert "(32, 3)" in done.stdout
 
 
 def test_the_readmes_make_targets_exist(repo_root: Path) -> None:
