@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trt_landmarks.errors import EngineError
+from trt_landmarks.system import install_command
 
 
 def autocast() -> Any:
@@ -54,5 +55,5 @@ def _advice(precision: str) -> Iterator[None]:
     except ImportError as error:
         raise EngineError(
             f"{precision} graphs are made with NVIDIA ModelOpt, which cannot be imported: {error}.",
-            "Install it with: pip install 'trt-landmarks[calibrate]'.",
+            f"Install it with: {install_command('calibrate')}",
         ) from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -53,3 +55,32 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package, which is on no package registry.
+
+    In a checkout it names the checkout; elsewhere the packages of the extra.
+    """
+    try:
+        package = importlib.metadata.distribution("trt-landmarks")
+    except importlib.metadata.PackageNotFoundError:
+        return f"pip install -e '.[{extra}]' in the checkout of trt-landmarks"
+    origin = json.loads(package.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        folder = origin["url"].removeprefix("file://")
+        return "pip install -e " + shlex.quote(f"{folder}[{extra}]")
+    from packaging.requirements import Requirement
+
+    packages: list[str] = []
+    extras = [extra]
+    for name in extras:
+        for line in package.requires or []:
+            need = Requirement(line)
+            if need.marker is None or not need.marker.evaluate({"extra": name}) or need.marker.evaluate({"extra": ""}):
+                continue
+            if need.name == package.name:
+                extras += [inner for inner in need.extras if inner not in extras]
+            else:
+                packages.append(f"{need.name}{need.specifier}")
+    return shlex.join(["pip", "install", *dict.fromkeys(packages)])

@@ -17,6 +17,7 @@ from trt_landmarks import cli
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.data.annotations import read_landmarks, write_mrk_json
 from trt_landmarks.results.predictions import SCHEMA_FILE, Predictions, read_predictions
+from trt_landmarks.system import install_command
 
 Run = Callable[..., str]
 
@@ -135,4 +136,4 @@ def test_pictures_without_matplotlib_are_refused_before_any_work(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     scan, out = make_scan(tmp_path / "a.nii.gz"), tmp_path / "p.json"
     said = trtlm("infer", scan, "--out", out, "--model", tiny_bundle.root, "--figures", tmp_path / "f", code=2)
-    assert "trt-landmarks[figures]" in said and not out.exists()
+    assert install_command("figures") in said and not out.exists()

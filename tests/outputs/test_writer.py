@@ -23,7 +23,7 @@ def test_cases_are_written_as_they_come_and_the_rest_at_the_end(scan: Scan, tmp_
     cases = [make_case("one", scan), failed_case("bad"), make_case("../two", scan)]
     folders = {name: tmp_path / "deep" / name for name in ("markups", "pictures")}
     writer = OutputWriter(
-        [case.id for case in cases], GROUPS, csv=tmp_path / "t.csv", markup_folder=folders["markups"],
+        [case.id for case in cases], GROUPS, tables=[tmp_path / "t.csv"], markup_folder=folders["markups"],
         figure_folder=folders["pictures"],
     )  # fmt: skip
     writer.case(cases[0])
@@ -62,4 +62,4 @@ def test_what_cannot_be_written_is_found_out_at_once(tmp_path: Path) -> None:
     with pytest.raises(PredictionsError, match="file: cannot be made a folder"):
         OutputWriter([], {}, markup_folder=tmp_path / "file")
     with pytest.raises(PredictionsError, match="Create the folder"):
-        OutputWriter([], {}, csv=tmp_path / "none" / "t.csv")
+        OutputWriter([], {}, tables=[tmp_path / "none" / "t.csv"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,3 +42,23 @@ def test_a_system_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.memory_bytes() is None
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert system.cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (
+            '{"url": "file:///home/me/my project", "dir_info": {"editable": true}}',
+            "pip install -e '/home/me/my project[b]'",
+        ),
+        (None, "pip install 'x>=1' 'y<3'"),
+    ],
+)
+def test_an_extra_is_installed_from_the_checkout_or_by_its_packages(
+    monkeypatch: pytest.MonkeyPatch, origin: str | None, command: str
+) -> None:
+    """The package itself is on no registry."""
+    requires = ['z; python_version > "3"', 'x>=1; extra == "a"', 'y<3; extra == "b"', 'trt-landmarks[a]; extra == "b"']
+    package = SimpleNamespace(name="trt-landmarks", requires=requires, read_text=lambda name: origin)
+    monkeypatch.setattr(system.importlib.metadata, "distribution", lambda name: package)
+    assert sorted(system.install_command("b").split()) == sorted(command.split())

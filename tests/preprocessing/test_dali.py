@@ -30,6 +30,7 @@ from trt_landmarks.preprocessing.dali import TYPES, DaliPreprocessor, make_pipel
 from trt_landmarks.preprocessing.reference import Range, ReferencePreprocessor
 from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan, read_scan
+from trt_landmarks.system import install_command
 from trt_landmarks.task.task import Intensity, Task
 
 #: What DALI may differ by from the reference, of the range 0..1.
@@ -243,7 +244,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(EngineError, match="DALI is not installed") as caught:
         DaliPreprocessor()
-    assert "pip install 'trt-landmarks[dali]'" in caught.value.remedy
+    assert install_command("dali") in caught.value.remedy
 
 
 def test_nothing_is_left_on_a_gpu_by_the_cpu(preprocessor: DaliPreprocessor) -> None:

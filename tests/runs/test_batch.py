@@ -259,12 +259,12 @@ def test_control_c_ends_the_command_and_keeps_what_was_computed(mouse_scans: lis
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=120)
     cases = read_predictions(out).cases
-    assert process.returncode == 1, message
+    assert process.returncode == 130, message
     assert 0 < len(cases) < len(mouse_scans) and all(case.status == "ok" for case in cases)
     if side_by_side(len(mouse_scans))[0] > 1:
         assert "workers with" in message.splitlines()[0]
     assert message.splitlines()[-1] == (
-        f"trtlm: interrupted; {len(cases)} of {len(mouse_scans)} scans are in {out}; go on with --resume"
+        f"trtlm: interrupted; {len(cases)} of {len(mouse_scans)} scans are in {out}; continue with --resume"
     )
 
 

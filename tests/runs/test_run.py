@@ -134,14 +134,14 @@ def test_a_run_that_is_told_to_end_reports(
         wait_for_cases(process, out, 4)
         process.send_signal(number)
         _, message = process.communicate(timeout=120)
-    assert process.returncode == 1, message
+    assert process.returncode == 130, message
     content = report_of(report)
     cases = read_predictions(out).cases
-    assert (content["status"], content["exit_code"]) == ("interrupted", 1)
+    assert (content["status"], content["exit_code"]) == ("interrupted", 130)
     assert content["counts"]["not_done"] == COUNT - len(cases) > 0
     assert lines(journal_path(out)) == len(cases) + 1
     assert message.splitlines()[-1] == (
-        f"trtlm: interrupted; {len(cases)} of {COUNT} scans are in {out}; go on with --resume"
+        f"trtlm: interrupted; {len(cases)} of {COUNT} scans are in {out}; continue with --resume"
     )
     assert "interrupted" in log.read_text().splitlines()[-1]
 
@@ -206,7 +206,7 @@ def test_an_interruption_leaves_results_journal_and_threads_in_order(tmp_path: P
             raise KeyboardInterrupt
 
     outcome = Run(files, empty(), out).go([localizer], progress=interrupt)
-    assert outcome.status == "interrupted" and outcome.exit_code == 1
+    assert outcome.status == "interrupted" and outcome.exit_code == 130
     some = [case.id for case in read_predictions(out).cases]
     assert 2 <= len(some) and some == list("abcdef")[: len(some)]
     run = Run(files, empty(), out, Unfinished(resume=True))

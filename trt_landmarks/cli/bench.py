@@ -11,12 +11,13 @@ import typer
 from trt_landmarks.cli.options import Model
 from trt_landmarks.cli.support import extra
 from trt_landmarks.errors import TrtlmError
+from trt_landmarks.system import install_command
 
 
 def bench(
     model: Model = None,
     scans: Annotated[
-        Path | None, typer.Option(help="Real scans. [default: the mouse skulls in TRTLM_DATA, for their model]")
+        Path | None, typer.Option(help="Real scans. (default: the mouse skulls in TRTLM_DATA, for their model)")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for bench.json, bench.md and figures.")] = Path("report"),
     engines: Annotated[
@@ -32,12 +33,12 @@ def bench(
     folder: Annotated[int, typer.Option(min=0, help="Scans of the folder whose throughput is measured.")] = 12,
     folder_rounds: Annotated[int, typer.Option(min=1, help="How often.")] = 2,
     landmarks: Annotated[
-        Path | None, typer.Option(help="Annotations. [default: landmarks/ in or beside the scans]")
+        Path | None, typer.Option(help="Annotations. (default: landmarks/ in or beside the scans)")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every way. [default: all cores]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every way. (default: all cores)")] = None,
     device: Annotated[str, typer.Option(help="Of PyTorch: cpu, cuda or auto.")] = "auto",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Training run whose nets PyTorch takes. [default: those in the model's graphs]")
+        Path | None, typer.Option(help="Training run whose nets PyTorch takes. (default: those in the model's graphs)")
     ] = None,
     compile_seconds: Annotated[float, typer.Option(min=0, help="Time for all trials of torch.compile.")] = 60,
     compare: Annotated[Path | None, typer.Option(help="Earlier bench.json: show what changed since.")] = None,
@@ -89,7 +90,7 @@ def _run(settings: Any, out: Path, quiet: bool) -> dict[str, Any]:
 
         written += [path.name for path in write_figures(report, out)]
     except ModuleNotFoundError as error:
-        typer.echo(f"no figures: {error.name} is not installed (pip install 'trt-landmarks[figures]')", err=True)
+        typer.echo(f"no figures: {error.name} is not installed ({install_command('figures')})", err=True)
     typer.echo(f"written to {out}: {', '.join(written)}")
     return report
 

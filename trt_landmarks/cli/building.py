@@ -41,7 +41,7 @@ def build(
     accept_deviation: Accept = False,
     layout: Layout = "nets",
     workspace: Annotated[
-        int | None, typer.Option(min=1, help="TensorRT: most scratch memory, MiB. [default: 2048; none for pair, one]")
+        int | None, typer.Option(min=1, help="TensorRT: most scratch memory, MiB. (default: 2048; none for pair, one)")
     ] = None,
     optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT: 0 to 5.")] = None,
     version_compatible: Annotated[bool, typer.Option(help="TensorRT: runs with later versions too.")] = False,
@@ -49,7 +49,7 @@ def build(
         str, typer.Option(help="TensorRT: none, same_compute_capability or ampere_plus.")
     ] = "none",
     target: Annotated[
-        list[str] | None, typer.Option(help="TensorRT for RTX: compute capability, such as 8.9. [default: portable]")
+        list[str] | None, typer.Option(help="TensorRT for RTX: compute capability, such as 8.9. (default: portable)")
     ] = None,
 ) -> None:
     """Build engines for a model, at a precision: calibrated on real scans, and measured on others against FP32."""

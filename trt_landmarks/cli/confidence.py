@@ -19,7 +19,7 @@ def confidence(
         Path | None, typer.Option(help="Folder with images/ and landmarks/: training and validation cases.")
     ] = None,
     split: Annotated[
-        Path | None, typer.Option(help="JSON file with the lists train and val. [default: the model's own]")
+        Path | None, typer.Option(help="JSON file with the lists train and val. (default: the model's own)")
     ] = None,
     observations: Annotated[
         Path | None, typer.Option(help="File (.npz) that keeps what was found in the perturbed scans, to fit again.")
@@ -29,7 +29,7 @@ def confidence(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the figures here (.json), and beside them a .md.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the perturbations.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. (default: all cores)")] = None,
     quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
 ) -> None:
     """Fit a model's confidence and expected errors on its validation scans and put them into the bundle.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PredictionsFile = Annotated[Path, typer.Argument(help="Results file of trtlm infer.")]
 Annotations = Annotated[Path | None, typer.Option(help="Folder of annotations (.mrk.json, .fcsv, .csv), or one file.")]
-Scans = Annotated[Path | None, typer.Option(help="Folder of the scans. [default: the paths in the results]")]
+Scans = Annotated[Path | None, typer.Option(help="Folder of the scans. (default: the paths in the results)")]
 
 
 def convert(
@@ -48,7 +48,7 @@ def convert(
             for one in found.cases
         ]
     groups = subject.group_of if subject is not None else {}
-    writer = OutputWriter([case.id for case in found.cases], groups, csv=csv, markup_folder=markups)
+    writer = OutputWriter([case.id for case in found.cases], groups, tables=[csv] if csv else [], markup_folder=markups)
     writer.finish(found.cases)
     typer.echo(f"{len(found.cases)} cases: {', '.join(str(path) for path in (csv, markups) if path is not None)}")
 
@@ -59,7 +59,7 @@ def view(
     landmarks: Annotations = None,
     scans: Scans = None,
     landmark: Annotated[
-        str | None, typer.Option(help="Show planes through this one. [default: a doubtful one, else one in the middle]")
+        str | None, typer.Option(help="Show planes through this one. (default: a doubtful one, else one in the middle)")
     ] = None,
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg, .pdf or .svg.")] = Path("view.png"),
     dpi: Annotated[int, typer.Option(min=30, max=600, help="Dots per inch; the picture is 13 inches wide.")] = 110,

@@ -11,6 +11,10 @@ from typing import Annotated
 import typer
 
 from trt_landmarks.cli.options import (
+    ENGINE,
+    INPUT,
+    OUTPUT,
+    RUN,
     Csv,
     Engine,
     Jobs,
@@ -21,10 +25,13 @@ from trt_landmarks.cli.options import (
     Measurements,
     Model,
     Overwrite,
+    Precision,
     Report,
     Resume,
     RetryFailed,
+    Threads,
     Timeout,
+    option,
 )
 from trt_landmarks.cli.support import extra, progress_bar
 from trt_landmarks.errors import TrtlmError
@@ -35,29 +42,29 @@ def infer(
         list[Path],
         typer.Argument(help="Scan files, folders, zip archives, lists (.txt, .csv); - for a list on standard input."),
     ],
-    out: Annotated[Path, typer.Option(help="Results file (JSON).")],
+    out: Annotated[Path, option(OUTPUT, help="Results file; its suffix gives the format: .json or .csv.")],
     model: Model = None,
     engine: Engine = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8. [default: the best here]")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Scans that go through the nets together.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads on the CPU. [default: all cores]")] = None,
-    preprocess: Annotated[str, typer.Option(help="reference, dali or auto.")] = "auto",
+    precision: Precision = None,
+    batch: Annotated[int, option(ENGINE, min=1, help="Scans per batch.")] = 1,
+    threads: Threads = None,
+    preprocess: Annotated[str, option(ENGINE, help="reference, dali or auto.")] = "auto",
     layout: Layout = "nets",
-    devices: Annotated[str | None, typer.Option(help="GPUs that share the scans, such as 0,1. [default: 0]")] = None,
+    devices: Annotated[str | None, option(ENGINE, help="GPUs that share the scans, such as 0,1. (default: 0)")] = None,
     csv: Csv = None,
     markups: Markups = None,
-    figures: Annotated[Path | None, typer.Option(help="Folder for a picture of each case.")] = None,
+    figures: Annotated[Path | None, option(OUTPUT, help="Folder for a picture per case.")] = None,
     measurements: Measurements = None,
     series: Annotated[
-        str, typer.Option(help="DICOM series of a folder: all, largest, a series number or a SeriesInstanceUID.")
+        str, option(INPUT, help="DICOM series of a folder: all, largest, a series number or a SeriesInstanceUID.")
     ] = "all",
     include: Annotated[
-        list[str] | None, typer.Option(help="Pattern of scans in folders, '*.nrrd'. Repeatable.")
+        list[str] | None, option(INPUT, help="Pattern of scans in folders, such as '*.nrrd'. Repeatable.")
     ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Pattern of scans and folders to skip. Repeatable.")] = None,
-    anonymize: Annotated[bool, typer.Option(help="Results and messages name scans by a hash.")] = False,
+    exclude: Annotated[list[str] | None, option(INPUT, help="Pattern of scans or folders to skip. Repeatable.")] = None,
+    anonymize: Annotated[bool, option(OUTPUT, help="Name scans by a hash in results and messages.")] = False,
     anonymize_key: Annotated[
-        Path | None, typer.Option(help="File with a secret key, for the same hashes in every run. [default: random]")
+        Path | None, option(OUTPUT, help="File with a secret key, for the same hashes in every run. (default: random)")
     ] = None,
     jobs: Jobs = None,
     limit_memory: LimitMemory = None,
@@ -67,10 +74,15 @@ def infer(
     overwrite: Overwrite = False,
     report: Report = None,
     log: Log = None,
-    quiet: Annotated[bool, typer.Option(help="Only errors.")] = False,
+    quiet: Annotated[bool, option(RUN, help="Print errors only.")] = False,
 ) -> None:
-    """Localize landmarks in scans. Exit code 1 if some scans failed, 2 if all did."""
+    """Localize landmarks in scans.
+
+    Exit codes: 0 all scans ok, 1 some failed or do not show the anatomy, 2 all failed or nothing could run, 130
+    interrupted.
+    """
     from trt_landmarks.bundles.bundle import open_bundle
+    from trt_landmarks.cli.destinations import check_outputs, is_csv, written
     from trt_landmarks.localization.case import NOT_THIS_ANATOMY
     from trt_landmarks.outputs.writer import OutputWriter
     from trt_landmarks.results.case import CaseResult
@@ -89,9 +101,11 @@ def infer(
     key = read_key(anonymize_key) if anonymize_key else None
     hidden = anonymize or key is not None
     if resume and hidden and key is None:
-        raise TrtlmError("--resume knows no scan again under a random key.", "Give --anonymize-key.", code="usage")
+        raise TrtlmError("--resume cannot recognize scans under a random key.", "Give --anonymize-key.", code="usage")
     with nameless() if hidden else nullcontext():
         files = find_scans(scans, series=series, include=include or (), exclude=exclude or ())
+    outputs = {"--out": out, "--csv": csv, "--report": report, "--log": log}
+    check_outputs(outputs, {"--markups": markups, "--figures": figures}, [file.path for file in files])
     if hidden:
         files = hide(files, key)
     bundle = open_bundle(model)
@@ -117,10 +131,11 @@ def infer(
          "preprocessing": prepared},
     )  # fmt: skip
     log_file = RunLog(log)
-    run = Run(files, header, out, unfinished)  # before the writer empties a table
+    run = Run(files, header, out, unfinished, results=not is_csv(out))  # before the writer empties a table
+    tables = [path for path in (out if is_csv(out) else None, csv) if path is not None]
     with extra("figures"):
         ids = [file.id for file in files]
-        writer = OutputWriter(ids, bundle.task.group_of, csv=csv, markup_folder=markups, figure_folder=figures)
+        writer = OutputWriter(ids, bundle.task.group_of, tables=tables, markup_folder=markups, figure_folder=figures)
     with progress_bar("scans", len(run.todo), quiet) as advance:
 
         def progress(case: CaseResult, done: int, count: int) -> None:
@@ -135,16 +150,17 @@ def infer(
         outcome = run.go(
             workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
             settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
-            look=writer.draw, finish=writer.finish if csv or markups else None, problems=writer.problems,
+            look=writer.draw, finish=writer.finish if tables or markups else None, problems=writer.problems,
         )  # fmt: skip
-    found = outcome.found
     for problem in writer.problems:
         typer.echo(f"trtlm: {printable(problem)}", err=True)
+    counts = outcome.found
     if outcome.status != "finished":
         why = (outcome.problem or "interrupted").rstrip(".")
-        typer.echo(f"trtlm: {why}; {found.done} of {len(files)} scans are in {out}; go on with --resume", err=True)
+        typer.echo(f"trtlm: {why}; {counts.done} of {len(files)} scans are in {out}; continue with --resume", err=True)
     elif not quiet:
-        typer.echo(f"{found.ok} of {len(files)} scans ok: {out}")
+        for line in written(counts, outputs | {"--markups": markups, "--figures": figures}):
+            typer.echo(line)
     raise typer.Exit(outcome.exit_code)
 
 

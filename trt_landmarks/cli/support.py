@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trt_landmarks.errors import TrtlmError
+from trt_landmarks.system import install_command
 
 
 @contextlib.contextmanager
@@ -19,9 +19,11 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        command = shlex.join(["pip", "install", f"trt-landmarks[{name}]"])
-        raise TrtlmError(f"this command needs the package {error.name}, which is not installed.", f"Run {command}.",
-                         code="package_missing") from None  # fmt: skip
+        raise TrtlmError(
+            f"this command needs the package {error.name}, which is not installed.",
+            f"Run: {install_command(name)}",
+            code="package_missing",
+        ) from None
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ def init(
     landmarks: Annotated[Path, typer.Option("--from", help="Folder of landmark files: <case>.mrk.json, .fcsv, .csv.")],
     out: Annotated[Path, typer.Option(help="Task file to write; one that exists is kept.")],
     scans: Annotated[Path | None, typer.Option(help="Folder of the scans, for the sizes of the grids.")] = None,
-    name: Annotated[str | None, typer.Option(help="The task's name. [default: the file's]")] = None,
+    name: Annotated[str | None, typer.Option(help="The task's name. (default: the file's)")] = None,
 ) -> None:
     """Propose a task file: names, groups, mirror pairs and grids from annotations and scans."""
     from trt_landmarks.data.proposal import propose_task
@@ -69,7 +69,7 @@ def export(
         Path, typer.Argument(help="Run folder of a finished training; or a bundle, to bring it to this version's form.")
     ],
     out: Annotated[Path, typer.Option(help="Bundle folder to make.")],
-    name: Annotated[str | None, typer.Option(help="The model's name. [default: the task's]")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name. (default: the task's)")] = None,
     scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) for the check with PyTorch.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 5,
     half_storage: Annotated[bool, typer.Option(help="Store weights in FP16 (half the size).")] = False,

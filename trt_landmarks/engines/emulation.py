@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.system import install_command
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,7 +32,7 @@ def emulated(graph: Path) -> bytes:
     except ImportError:
         raise EngineError(
             "Running FP16 and INT8 graphs on the CPU needs the package onnx.",
-            "Run pip install 'trt-landmarks[calibrate]', or take --precision fp32.",
+            f"Run: {install_command('calibrate')}",
             code="package_missing",
         ) from None
     try:

@@ -20,7 +20,7 @@ class OutputWriter:
     Args:
         ids: of the cases that may come; they get their file names in this order.
         groups: landmark -> the correlated group it belongs to, in the order of the groups.
-        csv: file of all landmarks, see :mod:`trt_landmarks.outputs.csv_file`; the measurements go beside it.
+        tables: CSV files of all landmarks, see :mod:`trt_landmarks.outputs.csv_file`; the measurements go beside it.
         markup_folder: receives a ``.mrk.json`` file for each case with landmarks.
         figure_folder: receives a ``.png`` file for each case that :meth:`draw` is given.
 
@@ -34,11 +34,11 @@ class OutputWriter:
         ids: Iterable[str],
         groups: Mapping[str, str],
         *,
-        csv: Path | None = None,
+        tables: Sequence[Path] = (),
         markup_folder: Path | None = None,
         figure_folder: Path | None = None,
     ) -> None:
-        self.groups, self.csv = groups, csv
+        self.groups, self._tables = groups, tables
         #: Why pictures are missing, one sentence for each.
         self.problems: list[str] = []
         names = FileNames()
@@ -48,8 +48,8 @@ class OutputWriter:
         self._figures = make_folder(figure_folder, PredictionsError) if figure_folder else None
         if self._figures is not None:
             import matplotlib.figure  # noqa: F401  (now, not after the first scan)
-        if csv is not None:
-            csv_file.write_landmarks(csv, [], groups)
+        for table in tables:
+            csv_file.write_landmarks(table, [], groups)
 
     def case(self, case: CaseResult) -> None:
         """Write the markups of a case.
@@ -80,7 +80,7 @@ class OutputWriter:
         """
         for case in cases:
             self.case(case)
-        if self.csv is not None:
-            csv_file.write_landmarks(self.csv, cases, self.groups)
+        for table in self._tables:
+            csv_file.write_landmarks(table, cases, self.groups)
             if any(case.measurements for case in cases):
-                csv_file.write_measurements(csv_file.measurements_beside(self.csv), cases)
+                csv_file.write_measurements(csv_file.measurements_beside(table), cases)

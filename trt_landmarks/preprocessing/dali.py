@@ -30,9 +30,8 @@ from trt_landmarks.geometry import Grid
 from trt_landmarks.preprocessing.reference import Range
 from trt_landmarks.preprocessing.sampling import BORDER_TOLERANCE, grid_to_voxel
 from trt_landmarks.scan import Scan
-from trt_landmarks.system import cores
+from trt_landmarks.system import cores, install_command
 
-INSTALL = "pip install 'trt-landmarks[dali]'"
 #: DALI's names of the number types that enter a graph.
 TYPES = {
     np.dtype(name): kind
@@ -83,7 +82,7 @@ class DaliPreprocessor:
             import nvidia.dali
         except ImportError as error:
             raise EngineError(
-                f"DALI is not installed or does not load ({error}).", f"Install it with: {INSTALL}."
+                f"DALI is not installed or does not load ({error}).", f"Install it with: {install_command('dali')}"
             ) from None
         self.version: str = nvidia.dali.__version__
         problem = gpu_problem() if device_id is not None else None

@@ -147,7 +147,7 @@ def start_journal(out: Path, header: Predictions, overwrite: bool = False) -> Jo
         if count and not overwrite:
             raise PredictionsError(
                 f"{path}: holds {count} case(s) of a run that was not finished.",
-                "Go on with --resume, or throw them away with --overwrite.",
+                "Continue with --resume, or throw them away with --overwrite.",
                 code="run_unfinished",
             )
     return _replaced(path, header, [])

@@ -40,6 +40,7 @@ class Tally:
         ok: cases with landmarks, of those that were named.
         failures: code to number of failed cases, of those that were named.
         warnings: code to number of cases with it, the same.
+        low: cases with a landmark of low confidence, of those that were named.
         before: cases that an earlier run had done.
         computed: cases of this run.
         stages: step to its milliseconds in each case of this run.
@@ -49,6 +50,7 @@ class Tally:
     ok: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
+    low: int = 0
     before: int = 0
     computed: int = 0
     stages: dict[str, array[float]] = field(default_factory=dict)
@@ -57,6 +59,11 @@ class Tally:
     def failed(self) -> int:
         """Failed cases."""
         return self.failures.total()
+
+    @property
+    def wrong(self) -> int:
+        """Cases that do not show the anatomy: none of their landmarks is to be relied on."""
+        return self.warnings["not_this_anatomy"]
 
     @property
     def done(self) -> int:
@@ -81,7 +88,10 @@ def tally(cases: Iterable[Mapping[str, Any]], named: Container[str], before: Con
             found.ok += 1
         else:
             found.failures[case["error"]["code"]] += 1
-        found.warnings.update({warning["code"] for warning in case.get("warnings", ())})
+        codes = {warning["code"] for warning in case.get("warnings", ())}
+        found.warnings.update(codes)
+        if "not_this_anatomy" not in codes:
+            found.low += any(mark["status"] == "low_confidence" for mark in case["landmarks"])
         if case["id"] in before:
             found.before += 1
             continue

@@ -80,11 +80,13 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all scans ok; 1 some are; 2 none is."""
+        """0 all scans ok; 1 some failed or do not show the anatomy; 2 all failed; 130 interrupted."""
+        if self.status == "interrupted":
+            return 130
         if self.status != "finished":
             return 1 if self.found.done else 2
         if not self.found.failed:
-            return int(self.flawed)
+            return int(self.flawed or self.found.wrong > 0)
         return 2 if self.found.failed == self.found.scans else 1
 
 
@@ -96,6 +98,7 @@ class Run:
         header: task, model and engine of the results file; its cases do not count.
         out: the results file.
         unfinished: what is done with what an earlier run left.
+        results: whether ``out`` becomes a results file; else only its journal is kept while the run lasts.
 
     Attributes:
         todo: the files that are not done.
@@ -106,9 +109,11 @@ class Run:
     """
 
     def __init__(
-        self, files: Sequence[ScanFile], header: Predictions, out: Path, unfinished: Unfinished = Unfinished()
+        self, files: Sequence[ScanFile], header: Predictions, out: Path, unfinished: Unfinished = Unfinished(),
+        results: bool = True,
     ) -> None:
         self._files, self._header, self._out, self._unfinished = files, header, out, unfinished
+        self._results = results
         self._states = {file.id: scan_state(file.path) for file in files}  # before any of them is read
         self._kept: set[str] = set()
         if unfinished.resume:
@@ -199,7 +204,8 @@ class Run:
         """Write the results file; the journal goes if the run is complete."""
         named = self._states.keys()
         found = tally(self._journal.cases(), named, self._kept, len(self._files))
-        self._journal.write_results(self._header, self._out, self._files)
+        if self._results:
+            self._journal.write_results(self._header, self._out, self._files)
         if finish is not None:
             order = {file.id: number for number, file in enumerate(self._files)}
             cases = [read_case(case) for case in self._journal.cases() if case["id"] in order]

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from trt_landmarks.errors import EngineError
+from trt_landmarks.system import install_command
 
 TENSORRT, RTX = "tensorrt", "tensorrt-rtx"
 #: Flavour to its Python module and to the extra that installs it.
@@ -30,7 +31,7 @@ def load_flavour(name: str) -> ModuleType:
     except Exception as error:  # the packages raise OSError and RuntimeError for missing libraries
         raise EngineError(
             f"{name} cannot be used: the Python module {module} is not installed or does not load ({error}).",
-            f"Install it with: pip install 'trt-landmarks[{extra}]'.",
+            f"Install it with: {install_command(extra)}",
         ) from None
     return loaded
 
