@@ -60,5 +60,5 @@ def test_an_extra_is_installed_from_the_checkout_or_by_its_packages(
     """The package itself is on no registry."""
     requires = ['z; python_version > "3"', 'x>=1; extra == "a"', 'y<3; extra == "b"', 'trt-landmarks[a]; extra == "b"']
     package = SimpleNamespace(name="trt-landmarks", requires=requires, read_text=lambda name: origin)
-    monkeypatch.setattr(system.importlib.metadata, "distribution", lambda name: package)
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: package)
     assert sorted(system.install_command("b").split()) == sorted(command.split())
