@@ -152,7 +152,7 @@ class Device:
         return SimpleNamespace(
             Error=Error,
             init=lambda: None,
-            Device=lambda n: SimpleNamespace(retainprimary_context=lambda: context),
+            Device=lambda n: SimpleNamespace(retain_primary_context=lambda: context),
             Stream=lambda flags=0: Stream(self, flags),
             mem_alloc=lambda size: Allocation(self, size, pinned=False),
             pagelocked_empty=lambda size, dtype: np.asarray(Allocation(self, size, pinned=True)),

@@ -299,4 +299,4 @@ def primary_context(device: int) -> Any:
     import pycuda.driver as cuda
 
     cuda.init()
-    return cuda.Device(device).retainprimary_context()
+    return cuda.Device(device).retain_primary_context()
