@@ -64,6 +64,8 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "Installing trt-landmarks[test] into $(VENV)/: some minutes the first time ..."
 	$(PIP_INSTALL) --editable ".[test]"
+	@echo "Compiling PyCUDA for the tests of the GPU path: two minutes, once ..."
+	$(BIN)/python -m tests.gpu.build
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python

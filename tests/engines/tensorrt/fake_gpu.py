@@ -148,7 +148,7 @@ class Device:
             assert array.flags.c_contiguous
             return array.reshape(-1).view(np.uint8)
 
-        context = SimpleNamespace(push=lambda: push(1), pop=lambda: push(-1))
+        context = SimpleNamespace(push=lambda: push(1), pop=lambda: push(-1), detach=lambda: None)
         return SimpleNamespace(
             Error=Error,
             init=lambda: None,

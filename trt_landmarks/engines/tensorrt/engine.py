@@ -14,7 +14,9 @@ for them.  ``python -m benchmarks.gpu_check`` verifies it where there is a GPU.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import threading
 import traceback
 import weakref
@@ -299,4 +301,14 @@ def primary_context(device: int) -> Any:
     import pycuda.driver as cuda
 
     cuda.init()
-    return cuda.Device(device).retain_primary_context()
+    context = cuda.Device(device).retain_primary_context()
+    owner = threading.get_ident()
+
+    def release() -> None:
+        if threading.get_ident() == owner:
+            context.detach()
+        else:  # in another thread PyCUDA would complain, also in its destructor; the driver frees it with the process
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
+
+    atexit.register(release)  # runs after the engines' finalizers, which are registered later
+    return context
