@@ -100,5 +100,3 @@ def table(figures: dict[str, Any]) -> list[str]:
     rows = sorted(figures["landmarks"].items(), key=lambda item: -item[1]["mean_mm"])
     lines += [f"{name:<24}{row['mean_mm']:>10.4f}{row['p95_mm']:>10.4f}{row['max_mm']:>10.4f}" for name, row in rows]
     return [*lines, deviation_summary(figures)]
-
-

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_landmarks.bundles.bundle import Bundle
-from trt_landmarks.calibration.blame import layers_to_blame
 from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.gate import deviation, judged, localize_all, table
 from trt_landmarks.calibration.int8 import to_int8
@@ -33,6 +32,8 @@ RANDOM_INPUTS = 4
 RANDOM_COARSE_VOXEL = 0.1
 #: ... and of the fine nets' confidences: the place of a maximum means nothing there.
 RANDOM_CONFIDENCE = 0.02
+#: Layers that a refusal names, if they were ranked.
+WORST_LAYERS = 3
 #: What the gate is measured with where there is no GPU.
 CPU_ENGINE = "ONNX Runtime on the CPU, FP16 storage emulated"
 
@@ -125,9 +126,8 @@ def lower(
     for line in table(gate):
         say(line)
     if not gate["passed"]:
-        blame = {graph: layers_to_blame(bundle.graphs[graph], files[graph], fresh[graph][:1]) for graph in files}
-        facts["gate"] |= {"accepted": accept_deviation, "blame": blame}
-        _refuse(facts["gate"], recipe.precision, say)
+        facts["gate"]["accepted"] = accept_deviation
+        _refuse(facts, recipe.precision, say)
     return files, facts
 
 
@@ -155,21 +155,21 @@ def _by_graph(exclude: Collection[str], bundle: Bundle) -> dict[str, list[str]]:
     return found
 
 
-def _refuse(gate: dict[str, Any], precision: str, say: Say) -> None:
-    """Tell the layers to blame, and refuse the build unless its deviation is accepted."""
-    found = [(graph, layer) for graph, layers in gate["blame"].items() for layer in layers]
-    blamed = [
-        f"{graph}: {layer['node']} ({layer['operator']}, adds {100 * layer['added']:.2g} %)"
-        for graph, layer in sorted(found, key=lambda one: -one[1]["added"])
-    ]
-    what = f"{precision.upper()} deviates too much from FP32: {'; '.join(gate['failures'])}"
-    if gate["accepted"]:
-        say(f"{what}; accepted as asked. Layers to blame: {'; '.join(blamed)}")
+def _refuse(facts: dict[str, Any], precision: str, say: Say) -> None:
+    """Refuse a build over the limits, naming the most sensitive layers if they were ranked, or say it is accepted."""
+    what = f"{precision.upper()} deviates too much from FP32: {'; '.join(facts['gate']['failures'])}"
+    ranked = [(layer["alone_mm"], f"{graph}:{layer['node']}")
+              for graph, ranking in facts.get("sensitivity", {}).items() for layer in ranking["layers"]]  # fmt: skip
+    if ranked:
+        worst = sorted(ranked, reverse=True)[:WORST_LAYERS]
+        what += f". Most sensitive layers: {', '.join(f'{name} ({mm:.2g} mm alone)' for mm, name in worst)}"
+    if facts["gate"]["accepted"]:
+        say(f"{what}; accepted with --accept-deviation")
         return
+    layers = "rank the layers with --sensitivity, leave some out with --exclude, " if precision == "int8" else ""
     raise EngineError(
-        f"{what}. Layers to blame: {'; '.join(blamed)}.",
-        "Nothing was built. Calibrate on more scans, look with trtlm calibrate --sensitivity, leave layers out with "
-        "--exclude, or build all the same with --accept-deviation.",
+        f"{what}.",
+        f"Nothing was built. Calibrate on more scans with --n, {layers}or build anyway with --accept-deviation.",
         code="gate_failed",
     )
 

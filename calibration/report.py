@@ -49,9 +49,6 @@ def _gate(gate: dict[str, Any] | None) -> list[str]:
     ]
     if "mre_mm" not in gate:
         lines.append("No annotations were at hand, so the change of the mean radial error was not measured.")
-    for graph, layers in gate.get("blame", {}).items():
-        names = ", ".join(f"{layer['node']} ({100 * layer['added']:.2g} %)" for layer in layers)
-        lines.append(f"- layers of {graph} that add most error: {names}")
     return lines
 
 

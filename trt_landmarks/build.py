@@ -1,4 +1,4 @@
-"""``trtlm build`` and ``trtlm calibrate``: from a bundle's FP32 graphs to graphs of lower precision, and to plans.
+"""``trtlm build``: from a bundle's FP32 graphs to graphs of lower precision, and to plans.
 
 ::
 
@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_text
+from trt_landmarks.system import installed_versions
 from trt_landmarks.task.graphs import LAYOUTS, NETS
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
         failures = "; ".join(done.record["gate"]["failures"])
         raise EngineError(
             f"{done.folder}: is there already, and deviates too much from FP32: {failures}.",
-            "Take it all the same with --accept-deviation, or change how it is calibrated.",
+            "Accept it with --accept-deviation, or change how it is calibrated.",
             code="gate_failed",
         )
     findings.unlink(missing_ok=True)
@@ -287,17 +287,11 @@ def _same_recipe(found: Build, request: Request) -> bool:
 
 def _in_brief(gate: dict[str, Any] | None) -> dict[str, Any]:
     """A gate without its tables, for the record of a single plan."""
-    return {name: value for name, value in (gate or {}).items() if name not in ("landmarks", "blame")}
+    return {name: value for name, value in (gate or {}).items() if name != "landmarks"}
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    found = {"trt_landmarks": __version__}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+    return {"trt_landmarks": __version__, **dict.fromkeys(packages, "missing"), **installed_versions(packages)}
 
 
 def _command(bundle: Bundle, engine: str, request: Request) -> str:

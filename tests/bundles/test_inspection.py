@@ -69,13 +69,13 @@ def test_its_builds(bundle: Bundle) -> None:
     for one in (half, low):
         files = [path for path in Path(one["folder"]).rglob("*") if path.is_file() and path.name != "build.json"]
         assert one["size_mb"] == pytest.approx(sum(path.stat().st_size for path in files) / 1e6, abs=0.051)
-        assert one["runs_here"] and one["why_not"] is None
+        assert not one["runs_here"] and "only by emulation" in one["why_not"]
         assert one["command"].startswith("trtlm build BUNDLE --engine onnxruntime --precision ")
         assert "nvidia-modelopt" in one["versions"]
     assert half["gate"] is None and half["int8_share"] == {}
     assert low["int8_share"]["independent"] > 0.99 and set(low["int8_share"]) == set(bundle.graphs)
     assert low["gate"]["accepted"] and not low["gate"]["passed"] and len(low["gate"]["on"]) == 2
-    assert not {"landmarks", "blame"} & set(low["gate"])
+    assert "landmarks" not in low["gate"]
 
 
 def test_the_text_names_builds_and_figures(bundle: Bundle) -> None:
@@ -94,7 +94,7 @@ def test_the_text_names_builds_and_figures(bundle: Bundle) -> None:
     assert f"accuracy: gate NOT passed, accepted; {summary(low['gate'])}" in text and "MRE" in text
     assert "measured on 2 scans, ONNX Runtime on the CPU" in text
     assert "accuracy: not measured on scans" in text  # the FP16 build
-    assert text.count("runs here: yes") == 2 and "problem" not in text
+    assert text.count("runs here: no: ONNX Runtime computes") == 2 and "problem" not in text
 
 
 def test_a_bundle_without_builds(tiny_bundle: Bundle) -> None:
@@ -143,7 +143,7 @@ def test_a_damaged_file_of_a_build_is_reported_and_does_not_run(bundle: Bundle, 
         return
     assert problem.startswith(str(path)) and "SHA-256 differs" in problem
     half, low = found["builds"]
-    assert half["runs_here"] and not low["runs_here"] and "SHA-256 differs" in low["why_not"]
+    assert "SHA-256 differs" not in half["why_not"] and "SHA-256 differs" in low["why_not"]
     assert f"runs here: no: {low['why_not']}" in render(found)
 
 

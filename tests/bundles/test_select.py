@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trt_landmarks.build import Request, build
-from trt_landmarks.bundles.builds import RECORD
+from trt_landmarks.bundles.builds import RECORD, list_builds
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
@@ -36,13 +36,13 @@ def test_without_builds_it_is_onnxruntime_in_fp32(tiny_bundle: Bundle) -> None:
     assert "no TensorRT build" in note and "lower precision would not be faster on the CPU" in note
 
 
-def test_fp16_on_the_cpu_only_when_asked(built_bundle: Bundle) -> None:
+def test_fp16_is_not_emulated_for_results(built_bundle: Bundle) -> None:
     assert open_engine(built_bundle)[0].precision == "fp32"
     assert open_engine(built_bundle, "onnxruntime")[0].precision == "fp32"
     for engine in ("auto", "onnxruntime"):
-        opened, note = open_engine(built_bundle, engine, "fp16")
-        assert (opened.name, opened.precision) == ("onnxruntime", "fp16")
-        assert "emulated on the CPU, for checking" in note
+        with pytest.raises(EngineError) as error:
+            open_engine(built_bundle, engine, "fp16")
+        assert error.value.code == "precision_emulated"
     assert open_engine(built_bundle, "auto", "fp32")[0].precision == "fp32"
 
 
@@ -51,10 +51,10 @@ def test_fp16_on_the_cpu_only_when_asked(built_bundle: Bundle) -> None:
     [
         ("tensorrt", None, "trtlm build --precision fp16 --engine tensorrt."),
         ("tensorrt-rtx", "fp32", "trtlm build --precision fp32 --engine tensorrt-rtx."),
-        ("onnxruntime", "fp16", "trtlm build --precision fp16 --engine onnxruntime."),
-        ("auto", "fp16", "trtlm build --precision fp16 --engine onnxruntime."),
+        ("onnxruntime", "fp16", "trtlm build --precision fp16 --engine tensorrt."),
+        ("auto", "fp16", "trtlm build --precision fp16 --engine tensorrt."),
         ("openvino", None, "Engines: auto, onnxruntime, tensorrt, tensorrt-rtx."),
-        ("auto", "int8", "trtlm build --precision int8 --engine onnxruntime --calib SCANS."),
+        ("auto", "int8", "trtlm build --precision int8 --engine tensorrt --calib SCANS."),
         ("auto", "fp8", "Precisions: fp32, fp16, int8."),
     ],
 )
@@ -64,13 +64,14 @@ def test_what_cannot_be_had_says_what_to_do(tiny_bundle: Bundle, engine: str, pr
     assert says in error.value.remedy
 
 
-def test_a_changed_build_is_not_opened(spoilable: Bundle) -> None:
+def test_a_changed_build_is_not_whole(spoilable: Bundle) -> None:
     path = spoilable.builds_folder / "onnxruntime-fp16" / "graphs" / "coarse.onnx"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+    (found,) = list_builds(spoilable)
     with pytest.raises(EngineError, match=r"coarse\.onnx: is not the file"):
-        open_engine(spoilable, precision="fp16")
+        found.verify()
     assert open_engine(spoilable)[0].precision == "fp32"
 
 

@@ -58,7 +58,5 @@ def accepted(tiny_bundle: Bundle, scans: CalibrationScans, tmp_path_factory: pyt
     said: list[str] = []
     recipe = Recipe("int8", "max", (f"independent:{LEFT_OUT}",))
     findings = folder / "findings.jsonl"
-    files, facts = lower(
-        tiny_bundle, recipe, scans, folder, said.append, findings=findings, accept_deviation=True
-    )
+    files, facts = lower(tiny_bundle, recipe, scans, folder, said.append, findings=findings, accept_deviation=True)
     return Lowered(files, facts, said)

@@ -123,6 +123,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
 
     record = found.record
     try:
+        found.verify()
         open_engine(bundle, found.engine, found.precision, layout=found.layout)
         why_not = None
     except TrtlmError as error:
@@ -137,7 +138,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
         "folder": str(found.folder),
         "size_mb": _mb(sum((found.folder / file).stat().st_size for file in record["files"])),
         "int8_share": {graph: row["conv_flops_int8"] for graph, row in lowering.items() if "conv_flops_int8" in row},
-        "gate": None if gate is None else {k: v for k, v in gate.items() if k not in ("landmarks", "blame")},
+        "gate": None if gate is None else {k: v for k, v in gate.items() if k != "landmarks"},
         "layers": record.get("plans", {}),
         "flavour": recipe.get("flavour"),
         "target": recipe.get("target"),

@@ -120,16 +120,23 @@ def _open_onnxruntime(
 ) -> tuple[Engine, str]:
     because = f" ({' '.join(reasons)})" if reasons else ""
     precision = wanted.precision or "fp32"
-    how = "on the CPU" if precision == "fp32" else "emulated on the CPU, for checking: it is slower than FP32"
-    if precision == "fp32" and not wanted.precision:
+    if precision != "fp32":
+        raise EngineError(
+            f"ONNX Runtime computes {precision} on the CPU only by emulation, which is slower than fp32{because}.",
+            f"Take --precision fp32, or build the model for a GPU: trtlm build --precision {precision} --engine "
+            f"tensorrt{' --calib SCANS' * (precision == 'int8')}.",
+            code="precision_emulated",
+        )
+    how = "on the CPU"
+    if not wanted.precision:
         how += "; lower precision would not be faster on the CPU"
-    if (precision, wanted.layout) == ("fp32", NETS):
+    if wanted.layout == NETS:
         bundle.verify()
         return OnnxRuntimeEngine(bundle.cpu_graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
     for build in builds:
-        if (build.engine, build.precision) == ("onnxruntime", precision):
+        if (build.engine, build.precision) == ("onnxruntime", "fp32"):
             build.verify()
-            return OnnxRuntimeEngine(build.files, precision, threads), f"onnxruntime {precision} {how}{because}"
+            return OnnxRuntimeEngine(build.files, "fp32", threads), f"onnxruntime fp32 {how}{because}"
     raise _no_build("onnxruntime", wanted, reasons)
 
 

@@ -12,7 +12,7 @@ import typer
 
 from trt_landmarks import __version__
 from trt_landmarks.cli.bench import bench
-from trt_landmarks.cli.building import build, calibrate, inspect
+from trt_landmarks.cli.building import build, inspect
 from trt_landmarks.cli.confidence import confidence
 from trt_landmarks.cli.models import models
 from trt_landmarks.cli.outputs import convert, report, view
@@ -63,7 +63,7 @@ def doctor(
     raise typer.Exit(run(as_json, deep))
 
 
-for command in (models, init, train, export, confidence, build, calibrate, inspect, infer, bench):
+for command in (models, init, train, export, confidence, build, inspect, infer, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 for on_results in (convert, view, report):

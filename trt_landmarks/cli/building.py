@@ -1,10 +1,10 @@
-"""Commands from a bundle to engines: ``build``, ``calibrate``, ``inspect``."""
+"""Commands from a bundle to engines: ``build``, ``inspect``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,6 @@ from trt_landmarks.cli.options import (
     Sensitivity,
 )
 from trt_landmarks.cli.support import extra
-
-if TYPE_CHECKING:
-    from trt_landmarks.bundles.builds import Build
 
 
 def build(
@@ -53,44 +50,33 @@ def build(
     ] = None,
 ) -> None:
     """Build engines for a model, at a precision: calibrated on real scans, and measured on others against FP32."""
+    from trt_landmarks.build import Request
+    from trt_landmarks.build import build as make
+    from trt_landmarks.bundles.builds import REPORT
+    from trt_landmarks.bundles.bundle import open_bundle
     from trt_landmarks.engines.tensorrt.settings import PlanSettings
 
-    scratch = None if workspace is None else workspace << 20
-    plans = PlanSettings(
-        scratch, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
-    )
-    done = _build(
-        model, engine, calib, landmarks, n, held_out, seed, precision=precision, method=method,
-        exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation, plans=plans,
-        layout=layout,
-    )  # fmt: skip
+    bundle = open_bundle(model)
+    typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
+    scans = None
+    with extra("calibrate"):  # the build itself imports what its precision needs
+        if calib is not None and precision != "fp32":
+            from trt_landmarks.calibration.scans import choose_scans
+
+            count = n or (4 if precision == "fp16" else 16)
+            unseen = bundle.manifest.get("training", {}).get("split", {}).get("val", [])
+            scans = choose_scans(calib, count, held_out, seed=seed, validation=unseen, landmarks=landmarks)
+            annotated = f"{len(scans.annotations) or 'none'} annotated"
+            typer.echo(f"scans: {count} to calibrate on, {len(scans.held_out)} others to measure on, {annotated}")
+        scratch = None if workspace is None else workspace << 20
+        plans = PlanSettings(
+            scratch, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
+        )
+        request = Request(precision, scans, method, tuple(exclude or ()), sensitivity, accept_deviation, plans, layout)
+        done = make(bundle, engine, request, typer.echo)
     typer.echo(done.summary())
-
-
-def calibrate(
-    model: ModelArgument = None,
-    data: Annotated[
-        Path, typer.Option(help="Scans, or a data set with images/ and landmarks/.", show_default=False)
-    ] = ...,  # type: ignore[assignment]
-    precision: Annotated[str, typer.Option(help="int8 or fp16.")] = "int8",
-    landmarks: Landmarks = None,
-    n: Count = None,
-    held_out: HeldOut = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of scans.")] = 0,
-    method: Method = "entropy",
-    exclude: Exclude = None,
-    sensitivity: Sensitivity = False,
-    accept_deviation: Accept = False,
-) -> None:
-    """Bring a model's graphs to lower precision on real scans, measure them on others, and report."""
-    from trt_landmarks.bundles.builds import REPORT
-
-    done = _build(
-        model, "onnxruntime", data, landmarks, n, held_out, seed, precision=precision, method=method,
-        exclude=tuple(exclude or ()), sensitivity=sensitivity, accept_deviation=accept_deviation,
-    )  # fmt: skip
-    typer.echo(done.summary())
-    typer.echo(f"report: {done.folder / REPORT}")
+    if (done.folder / REPORT).is_file():
+        typer.echo(f"report: {done.folder / REPORT}")
 
 
 def inspect(
@@ -104,28 +90,3 @@ def inspect(
     found = inspect_bundle(open_bundle(model, verify=False))
     typer.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else render(found))
     raise typer.Exit(0 if found["whole"] else 1)
-
-
-def _build(
-    model: str | None, engine: str, data: Path | None, landmarks: Path | None, n: int | None, held_out: int, seed: int,
-    **request: Any,
-) -> Build:  # fmt: skip
-    """Make a build; the scans are chosen from a folder, those that the model's training did not see for measuring."""
-    from trt_landmarks.build import Request
-    from trt_landmarks.build import build as make
-    from trt_landmarks.bundles.bundle import open_bundle
-
-    bundle = open_bundle(model)
-    typer.echo(f"model: {bundle.name} ({bundle.root})", err=True)
-    with extra("calibrate"):  # the build itself imports what its precision needs
-        scans = None
-        if data is not None and request["precision"] != "fp32":
-            from trt_landmarks.calibration.scans import choose_scans
-
-            count = n or (4 if request["precision"] == "fp16" else 16)
-            unseen = bundle.manifest.get("training", {}).get("split", {}).get("val", [])
-            scans = choose_scans(data, count, held_out, seed=seed, validation=unseen, landmarks=landmarks)
-            annotated = f", {len(scans.annotations)} of them annotated" if scans.annotations else ", none annotated"
-            measured = f"{len(scans.held_out)} others to measure on"
-            typer.echo(f"scans: {len(scans.calibration)} to calibrate on, {measured}{annotated}")
-        return make(bundle, engine, Request(scans=scans, **request), typer.echo)
