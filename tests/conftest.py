@@ -7,17 +7,22 @@ import locale
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from trt_landmarks.bundles.bundle import Bundle
     from trt_landmarks.localization.shape_model import ShapeModel
     from trt_landmarks.scan import Scan
     from trt_landmarks.training.checkpoint import Checkpoint
+
+
+#: Makes a folder by its name and what fills it.
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,6 +62,24 @@ def mouse_scans(data_root: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Make a folder once for all processes of pytest-xdist: the first to ask makes it, the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = shared / f"shared-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():  # what failed leaves nothing, and the next to ask tries again
+                unfinished = tmp_path_factory.mktemp(name) / "unfinished"
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
     """Random nets of a small task: three independent landmarks, and a group of three with a key slice."""
     import torch
@@ -89,11 +112,16 @@ def tiny_checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+def tiny_bundle(made_once: MadeOnce, request: pytest.FixtureRequest) -> Iterator[Bundle]:
     """The small task's bundle, without builds; copy it before changing it."""
-    from trt_landmarks.export.bundle import export_bundle
+    from trt_landmarks.bundles.bundle import open_bundle
 
-    bundle = export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "bundle")
+    def export(folder: Path) -> None:
+        from trt_landmarks.export.bundle import export_bundle
+
+        export_bundle(request.getfixturevalue("tiny_checkpoint"), folder)
+
+    bundle = open_bundle(made_once("tiny", export))
     yield bundle
     bundle.verify()
     # A build that was refused leaves an empty folder.
@@ -101,16 +129,17 @@ def tiny_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def built_bundle(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def built_bundle(tiny_bundle: Bundle, made_once: MadeOnce) -> Bundle:
     """The small task's bundle with an FP16 build for ONNX Runtime; copy it before changing it."""
-    from trt_landmarks.build import Request, build
     from trt_landmarks.bundles.bundle import open_bundle
 
-    folder = tmp_path_factory.mktemp("built") / "bundle"
-    shutil.copytree(tiny_bundle.root, folder)
-    bundle = open_bundle(folder)
-    build(bundle, "onnxruntime", Request("fp16"))
-    return bundle
+    def build_fp16(folder: Path) -> None:
+        from trt_landmarks.build import Request, build
+
+        shutil.copytree(tiny_bundle.root, folder)
+        build(open_bundle(folder), "onnxruntime", Request("fp16"))
+
+    return open_bundle(made_once("built", build_fp16))
 
 
 @pytest.fixture
