@@ -29,15 +29,16 @@ def test_figures_are_those_of_the_runs(tiny_bundle: Bundle) -> None:
     for name, (median, _) in MEDIANS.items():
         assert ways[name]["warm_ms"]["p50"] == pytest.approx(median) and ways[name]["warm_ms"]["n"] == 12
         assert ways[name]["nets_ms"]["p50"] == pytest.approx(0.85 * median)
+        assert ways[name]["cpu_ms"]["p50"] == pytest.approx(2 * median)
         assert ways[name]["cold_ms"]["p50"] == pytest.approx(5 * median)
     found = {(one["way"], one["baseline"]): one for one in report["ratios"]}
-    assert found[DEFAULT, "script"]["value"] == pytest.approx(4.5)
+    assert found[DEFAULT, "torch-bf16"]["value"] == pytest.approx(1.5)
     assert found[DEFAULT, "torch"]["value"] == pytest.approx(3)
-    assert found["script", "torch"]["value"] == pytest.approx(0.6667, abs=1e-4)
-    assert ("script", "script") not in found
+    assert found["torch", "torch-bf16"]["value"] == pytest.approx(0.5)
+    assert ("torch", "torch") not in found
     exact = {one["way"]: one for one in report["accuracy"]}
-    assert exact["script"]["deviation_mm"] == {"mean": 0.03, "p99": 0.03, "max": 0.03}
-    assert exact["script"]["mre_mm"] == pytest.approx(0.03) and exact["script"]["annotated_points"] == 6
+    assert exact["torch-bf16"]["deviation_mm"] == {"mean": 0.03, "p99": 0.03, "max": 0.03}
+    assert exact["torch-bf16"]["mre_mm"] == pytest.approx(0.03) and exact["torch-bf16"]["annotated_points"] == 6
     assert {one["reference"] for one in exact.values()} == {"torch"}
 
 

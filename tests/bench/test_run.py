@@ -31,7 +31,7 @@ def test_bench_from_scans_to_a_report(tiny_bundle: Bundle, tmp_path: Path) -> No
     words = [
         "bench", "--model", tiny_bundle.root, "--scans", scans, "--out", tmp_path / "report", "--rounds", 2, "--count",
         2, "--cold", 1, "--folder", 4, "--folder-rounds", 1, "--threads", 1, "--engines",
-        "onnxruntime,torch,tensorrt-rtx,dali", "--precisions", "fp32",
+        "onnxruntime,torch,torch-bf16,tensorrt-rtx,dali", "--precisions", "fp32",
     ]  # fmt: skip
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0, done.output
@@ -41,12 +41,14 @@ def test_bench_from_scans_to_a_report(tiny_bundle: Bundle, tmp_path: Path) -> No
     Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(report)
     assert str(tmp_path) not in text and str(tiny_bundle.root) not in text
     ways = {way["way"]: way for way in report["ways"]}
-    assert list(ways) == ["torch", DEFAULT]
+    assert list(ways) == ["torch", "torch-bf16", DEFAULT]
     for way in ways.values():
         assert way["warm_ms"]["n"] == 4 and set(way["samples_ms"]) == {"s0", "s1"}
+        assert way["cpu_ms"]["n"] == 4 and way["cpu_ms"]["p50"] > 0
         assert way["cold_ms"]["p50"] > way["warm_ms"]["p50"] > way["nets_ms"]["p50"] > 0
     exact = {one["way"]: one for one in report["accuracy"]}
     assert exact[DEFAULT]["deviation_mm"]["max"] < 1e-3 and exact["torch"]["deviation_mm"]["max"] == 0
+    assert 0 < exact["torch-bf16"]["deviation_mm"]["mean"] < 1
     assert all(one["annotated_points"] == 6 and one["mre_mm"] > 1 for one in exact.values())
     assert report["throughput"]["scans"] == 4 and set(report["throughput"]["seconds"]) == {DEFAULT, FOLDER}
     assert [row["largest_difference"] < 1e-3 for row in report["preprocessing"]] == [True, True]
@@ -66,7 +68,7 @@ def test_what_cannot_be_measured_is_an_error(
         bench(Settings(model, scan, engines=("onnxruntime",), precisions=("int8",)))
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(EngineError, match=r"the package torch is not installed \(pip install 'trt-landmarks\[bench\]'"):
-        bench(Settings(model, scan, engines=("script", "torch")))
+        bench(Settings(model, scan, engines=("torch", "torch-bf16")))
     scan.write_bytes(scan.read_bytes()[:1000])
     with pytest.raises(TrtlmError, match=r"a\.nii\.gz"):
         bench(Settings(model, scan, engines=("onnxruntime",)))

@@ -25,8 +25,8 @@ def test_all_ways_are_listed_and_those_that_cannot_run_say_why(tiny_bundle: Bund
 
 
 def test_engines_and_precisions_are_chosen(tiny_bundle: Bundle) -> None:
-    names = [way.name for way in list_ways(tiny_bundle, ["torch", "tensorrt"], ["fp32"])]
-    assert names == ["torch", "tensorrt-fp32"]
+    names = [way.name for way in list_ways(tiny_bundle, ["torch", "torch-bf16", "tensorrt"], ["fp32"])]
+    assert names == ["torch", "torch-bf16", "tensorrt-fp32"]
     assert [way.name for way in list_ways(tiny_bundle, ["dali"])] == list(PREPROCESSING)
     with pytest.raises(EngineError, match="abacus: no such engine"):
         list_ways(tiny_bundle, ["abacus"])
@@ -35,5 +35,5 @@ def test_engines_and_precisions_are_chosen(tiny_bundle: Bundle) -> None:
 
 
 def test_a_specification_survives_the_way_to_a_process() -> None:
-    spec = Spec("torch-best", "torch-best", variants={"coarse": {"half": True}}, threads=3)
+    spec = Spec("torch-bf16", "torch-bf16", "bf16", threads=3)
     assert Spec(**json.loads(json.dumps(spec.to_dict()))) == spec

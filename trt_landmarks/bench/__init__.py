@@ -3,6 +3,6 @@
 ::
 
     ways (what is run) -> worker (a way in a process of its own) <- child (that process, from outside)
-    script, best, pytorch (PyTorch's nets, and what makes them faster)
+    pytorch (the model's nets in PyTorch, the baseline)
     run (the whole benchmark) -> measure (rounds) -> statistics -> report, figures; compare (two reports)
 """

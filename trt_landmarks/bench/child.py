@@ -37,7 +37,7 @@ class Child:
 
     Args:
         spec: the way.
-        folder: for temporary files, among them compiled code of PyTorch.
+        folder: for temporary files.
 
     Attributes:
         pid: of the process.
@@ -54,8 +54,6 @@ class Child:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no processes beside it that outlive it
         }
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
@@ -72,9 +70,9 @@ class Child:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def open(self, seconds: float = PATIENCE, **options: Any) -> str:
+    def open(self, seconds: float = PATIENCE) -> str:
         """Open the way; what it says of itself."""
-        return str(self.ask({"open": self.spec.to_dict(), **options}, seconds).get("note", ""))
+        return str(self.ask({"open": self.spec.to_dict()}, seconds)["note"])
 
     def ask(self, order: dict[str, Any], seconds: float = PATIENCE) -> dict[str, Any]:
         """Send an order and wait for its answer.

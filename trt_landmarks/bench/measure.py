@@ -39,6 +39,7 @@ class Subject:
         child: its process; None before and after.
         samples: scan id to the milliseconds of its runs, all stages together, round after round.
         stages: stage to the milliseconds of all runs in the order they were made.
+        cpu: processor time of the same runs, all threads of its process together, ms.
         points: scan id to the points ``[N, 3]`` that it found last (LPS mm).
         cold: milliseconds from the start of a process to the first scan's results, for each process.
         host_peak_mib: most memory of the process.
@@ -53,6 +54,7 @@ class Subject:
     child: Child | None = None
     samples: dict[str, list[float]] = field(default_factory=dict)
     stages: dict[str, list[float]] = field(default_factory=dict)
+    cpu: list[float] = field(default_factory=list)
     points: dict[str, Floats] = field(default_factory=dict)
     cold: list[float] = field(default_factory=list)
     host_peak_mib: float | None = None
@@ -79,7 +81,8 @@ class Subject:
 
     def run(self, file: ScanFile, folder: Path) -> float:
         """One run that counts; its milliseconds."""
-        points, stages = self._ask(file, folder)
+        points, stages, cpu_ms = self._ask(file, folder)
+        self.cpu.append(cpu_ms)
         for stage, taken in stages.items():
             self.stages.setdefault(stage, []).append(taken)
         total = sum(stages.values())
@@ -116,11 +119,11 @@ class Subject:
             stable = len(last) == STABLE_RUNS and max(last) <= STABLE_RATIO * min(last)
         self.warm_up = {"runs": len(times), "stable": stable}
 
-    def _ask(self, file: ScanFile, folder: Path) -> tuple[Floats | None, dict[str, float]]:
+    def _ask(self, file: ScanFile, folder: Path) -> tuple[Floats | None, dict[str, float], float]:
         assert self.child is not None
         answer = self.child.ask({"scan": {"path": str(file.path.resolve()), "out": str(self.out(folder))}})
         points = answer["points"]
-        return None if points is None else np.asarray(points, dtype=np.float64), answer["stages"]
+        return None if points is None else np.asarray(points, dtype=np.float64), answer["stages"], answer["cpu_ms"]
 
 
 def turned(subjects: Sequence[Subject], turn: int) -> list[Subject]:

@@ -21,7 +21,7 @@ from trt_landmarks.results.metrics import evaluate_points
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 SCHEMA_FILE = Path(__file__).with_name("bench.schema.json")
 JSON_NAME, MARKDOWN_NAME = "bench.json", "bench.md"
 
@@ -37,6 +37,7 @@ def describe_way(subject: Subject) -> dict[str, Any]:
         "precision": subject.way.precision,
         "layout": subject.way.layout,
         "warm_ms": summarize(total).to_dict(),
+        "cpu_ms": summarize(subject.cpu).to_dict(),
         "cold_ms": summarize(subject.cold).to_dict(),
         "nets_ms": summarize(np.sum(nets, axis=0)).to_dict() if nets else None,
         "stages_ms": {stage: summarize(subject.stages[stage]).to_dict() for stage in _in_order(subject.stages)},
@@ -101,7 +102,8 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
 def main_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the main table."""
     present = [baseline for baseline in BASELINES if any(way["way"] == baseline for way in report["ways"])]
-    header = ["way", "warm p50", "p90", "p99", "mean", "n", "nets p50", "cold p50", *(f"x {name}" for name in present),
+    header = ["way", "warm p50", "p90", "p99", "mean", "n", "CPU p50", "nets p50", "cold p50",
+              *(f"x {name}" for name in present),
               "host MiB", "GPU MiB", "deviation mm: mean", "p99", "max", "MRE mm"]  # fmt: skip
     faster = {(one["way"], one["baseline"]): one for one in report["ratios"]}
     exact = {one["way"]: one for one in report["accuracy"]}
@@ -111,7 +113,8 @@ def main_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         apart = found["deviation_mm"] or {}
         rows.append([
             way["way"], *(f"{warm[key]:.0f}" for key in ("p50", "p90", "p99", "mean")), str(warm["n"]),
-            f"{way['nets_ms']['p50']:.0f}" if way["nets_ms"] else "-", f"{way['cold_ms']['p50']:.0f}",
+            f"{way['cpu_ms']['p50']:.0f}", f"{way['nets_ms']['p50']:.0f}" if way["nets_ms"] else "-",
+            f"{way['cold_ms']['p50']:.0f}",
             *(_times(faster.get((way["way"], name))) for name in present),
             *("-" if way[key] is None else f"{way[key]:.0f}" for key in ("host_peak_mib", "device_mib")),
             *(f"{apart[key]:.1e}" if key in apart else "-" for key in ("mean", "p99", "max")),
@@ -139,8 +142,6 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["## A folder", "", *throughput_lines(report["throughput"]), ""]
     if report["preprocessing"]:
         lines += ["## The coarse volume (ms)", "", *_table(*preprocessing_rows(report)), ""]
-    if report["torch_variants"]:
-        lines += ["## What PyTorch offers", "", *_table(*variant_rows(report)), ""]
     if report["not_run"]:
         lines += ["## What did not run here", "", *not_run_lines(report), ""]
     return "\n".join(lines)
@@ -158,11 +159,10 @@ def about(report: Mapping[str, Any]) -> list[str]:
         f"{machine['governor'] or 'unknown'}; GPU: {gpu}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
         + (f"; commit {report['commit'][:12]}" if report["commit"] else "") + ".",
-        f"Order: {method['order']}. Warm-up: {method['warm_up']}. Outliers: {method['outliers']}. PyTorch's nets: "
-        f"{method['torch_nets']}.",
-        "Cold is a fresh process up to its first results (files in the system's cache); nets is what the nets take "
-        "within the scan; x is how many times as fast as a baseline (median of neighbouring runs, 95 % interval); "
-        "deviation is from the reference's points.",
+        f"Order: {method['order']}. Warm-up: {method['warm_up']}. Outliers: {method['outliers']}.",
+        "Cold is a fresh process up to its first results (files in the system's cache); CPU is processor time of all "
+        "threads, beside the wall time; nets is what the nets take within the scan; x is how many times as fast as a "
+        "baseline (median of neighbouring runs, 95 % interval); deviation is from the reference's points.",
     ]  # fmt: skip
     if share is not None:
         lines.append(f"Other processes had {100 * share['median']:.0f} % of the cores (median of the rounds; "
@@ -187,16 +187,6 @@ def preprocessing_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[
         [row["way"], *(f"{row['ms'][key]:.2f}" for key in ("p50", "p90", "p99")), str(row["ms"]["n"]),
          _times(row["times_as_fast_as_reference"]), f"{row['largest_difference']:.1e}", row["note"]]
         for row in report["preprocessing"]
-    ]  # fmt: skip
-
-
-def variant_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table of PyTorch's variants."""
-    header = ["net", "variant", "ms", "first run s", "mean voxel", "max voxel", "agrees", "taken", "problem"]
-    return header, [
-        [one["graph"], one["name"], *(_number(one, key) for key in ("ms", "first_s", "mean_voxel", "max_voxel")),
-         "yes" if one["agrees"] else "no", "yes" if one["taken"] else "", one.get("problem", "")]
-        for one in report["torch_variants"]
     ]  # fmt: skip
 
 
@@ -245,7 +235,3 @@ def _times(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
     return f"{found['value']:.2f}" + ("" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})")
-
-
-def _number(row: Mapping[str, Any], key: str) -> str:
-    return f"{row[key]:.3g}" if key in row else "-"

@@ -22,13 +22,12 @@ from trt_landmarks.bench.measure import (
     folder_turns,
     take_turns,
 )
-from trt_landmarks.bench.pytorch import choose_variants, prepare_nets
+from trt_landmarks.bench.pytorch import write_nets
 from trt_landmarks.bench.report import SCHEMA_VERSION, accuracy, describe_way, ratios
 from trt_landmarks.bench.scans import annotated, choose_files, unseen
 from trt_landmarks.bench.statistics import ratio, spread, summarize
 from trt_landmarks.bench.ways import (
     BASELINES,
-    BEST,
     DEFAULT,
     ENGINES,
     FOLDER,
@@ -62,8 +61,6 @@ class Settings:
         folder_rounds: how often.
         threads: of every way on the CPU; None for all cores.
         device: of PyTorch: ``cpu``, ``cuda`` or ``auto``.
-        checkpoint: training run whose nets PyTorch takes; None takes them from the bundle's graphs.
-        compile_seconds: for all trials of ``torch.compile`` together; 0 for none.
     """
 
     model: str | None = None
@@ -78,8 +75,6 @@ class Settings:
     folder_rounds: int = 2
     threads: int | None = None
     device: str = "auto"
-    checkpoint: Path | None = None
-    compile_seconds: float = 60.0
 
 
 def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
@@ -105,7 +100,7 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="trtlm-bench-") as name:
         folder = Path(name)
         try:
-            subjects, best = _with_torch(settings, bundle, subjects, files[0], folder, not_run, say)
+            subjects = _with_torch(settings, bundle, subjects, files[0], folder, not_run, say)
             subjects = _started(subjects, files[0], folder, settings.cold, not_run, say)
             ways = [one for one in subjects if one.way.name not in PREPROCESSING]
             prepared = [one for one in subjects if one.way.name in PREPROCESSING]
@@ -137,7 +132,6 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
         "ways": [describe_way(one) for one in complete],
         "ratios": ratios(complete),
         "accuracy": accuracy(bundle, complete, truth),
-        "torch_variants": best,
         "preprocessing": volumes,
         "throughput": throughput,
         "not_run": not_run,
@@ -148,37 +142,23 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
 def _with_torch(
     settings: Settings, bundle: Bundle, subjects: list[Subject], first: ScanFile, folder: Path,
     not_run: list[dict[str, str]], say: Say,
-) -> tuple[list[Subject], list[dict[str, Any]]]:  # fmt: skip
-    """The subjects, those of PyTorch with nets and variants, without those that cannot have them; and the trials."""
-
-    def without(names: Sequence[str], reason: str) -> list[Subject]:
-        gone = [one for one in subjects if one.way.name in names]
-        not_run.extend({"way": one.way.name, "reason": reason} for one in gone)
-        return [one for one in subjects if one not in gone]
-
+) -> list[Subject]:  # fmt: skip
+    """The subjects, those of PyTorch with their nets, or without them where they cannot have any."""
     wanted = [one for one in subjects if one.way.name in BASELINES]
     if not wanted:
-        return subjects, []
+        return subjects
     say("taking the nets to PyTorch")
     try:
-        prepare_nets(bundle, read_scan(first.path), folder, settings.checkpoint)
-    except ModuleNotFoundError as error:
-        return without(BASELINES, f"the package {error.name} is not installed (pip install 'trt-landmarks[bench]')"), []
-    except BundleError as error:
-        return without(BASELINES, f"{error.message} (--checkpoint RUN takes its nets instead)"), []
+        write_nets(bundle, read_scan(first.path), folder)
+    except (ModuleNotFoundError, BundleError) as error:
+        reason = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            reason = f"the package {error.name} is not installed (pip install 'trt-landmarks[bench]')"
+        not_run.extend({"way": one.way.name, "reason": reason} for one in wanted)
+        return [one for one in subjects if one not in wanted]
     for subject in wanted:
         subject.spec = replace(subject.spec, nets=str(folder), device=_device(settings))
-    best = next((one for one in wanted if one.way.name == BEST), None)
-    if best is None:
-        return subjects, []
-    say("trying what makes PyTorch faster")
-    try:
-        trials = choose_variants(best.spec, list(bundle.graphs), folder, settings.compile_seconds, say)
-    except EngineError as error:
-        return without([BEST], error.message), []
-    taken = {one["graph"]: one["variant"] for one in trials if one["taken"]}
-    best.spec = replace(best.spec, variants=taken)
-    return subjects, trials
+    return subjects
 
 
 def _started(
@@ -208,6 +188,7 @@ def _preprocessing(
     for subject in subjects:
         subject.samples.clear()
         subject.stages.clear()
+        subject.cpu.clear()
     take_turns(subjects, files, rounds, folder)
     not_run += [{"way": one.way.name, "reason": one.problem} for one in subjects if one.problem]
     rows, reference = [], None
@@ -278,7 +259,6 @@ def _method(settings: Settings, threads: int, device: str) -> dict[str, Any]:
         "scans": settings.count,
         "threads": threads,
         "torch_device": device,
-        "torch_nets": "of a training run" if settings.checkpoint else "from the bundle's graphs",
         "cold_processes": settings.cold,
         "warm_up": f"until the last {STABLE_RUNS} runs are within {100 * (STABLE_RATIO - 1):.0f} %, "
                    f"at most {MOST_RUNS} runs or {MOST_SECONDS:.0f} s",

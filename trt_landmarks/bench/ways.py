@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,16 +20,13 @@ from trt_landmarks.errors import EngineError
 from trt_landmarks.task.graphs import NETS
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from trt_landmarks.geometry import Floats
     from trt_landmarks.runs.batch import AnyLocalizer
     from trt_landmarks.scan import Scan
-    from trt_landmarks.task.task import Task
 
-SCRIPT, TORCH, BEST = "script", "torch", "torch-best"
+TORCH, TORCH_BF16 = "torch", "torch-bf16"
 #: Ways that others are compared with.
-BASELINES = (SCRIPT, TORCH, BEST)
+BASELINES = (TORCH, TORCH_BF16)
 #: The default of ``trtlm infer`` on the CPU; and the same with all that overlaps.
 DEFAULT, FOLDER = "onnxruntime-fp32", "onnxruntime-fp32 pipelined"
 ONNXRUNTIME, CUDA, DALI = "onnxruntime", "onnxruntime-cuda", "dali"
@@ -37,9 +34,6 @@ ONNXRUNTIME, CUDA, DALI = "onnxruntime", "onnxruntime-cuda", "dali"
 PREPROCESSING = ("preprocess-reference", "preprocess-dali")
 #: What ``--engines`` may name.
 ENGINES = (*BASELINES, ONNXRUNTIME, CUDA, *FLAVOURS, DALI)
-
-#: The file of PyTorch's weights, in the folder that the processes share.
-NETS_FILE = "nets.safetensors"
 
 #: Stages of a scan in their order; graphs over a whole scan have others between ``normalize`` and ``write``.
 STAGES = (
@@ -57,7 +51,7 @@ class Way:
         name: its own.
         what: what it is, for people.
         engine: what of :data:`ENGINES` it belongs to.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``int8`` or, of PyTorch, ``bf16``.
         layout: what its graphs are.
         problem: why it cannot run here; empty if it may.
     """
@@ -80,10 +74,9 @@ class Spec:
         precision: the same.
         layout: the same.
         model: the bundle's folder, or the name of a shipped one.
-        nets: folder of the files of PyTorch nets; empty without PyTorch.
+        nets: folder of the file of PyTorch's nets; empty without PyTorch.
         threads: on the CPU.
         device: of PyTorch.
-        variants: for ``torch-best``, graph name to variant.
         batches: for ways that overlap stages, how many there will be.
     """
 
@@ -95,7 +88,6 @@ class Spec:
     nets: str = ""
     threads: int = 1
     device: str = "cpu"
-    variants: dict[str, dict[str, bool]] = field(default_factory=dict)
     batches: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,9 +125,8 @@ def list_ways(bundle: Bundle, engines: Iterable[str] = ENGINES, precisions: Iter
     problem = gpu_problem() or ""
     builds = {(build.engine, build.precision, build.layout) for build in list_builds(bundle)}
     ways = [
-        Way(SCRIPT, "PyTorch eager FP32, one landmark after the other, scan resampled with SimpleITK", SCRIPT),
         Way(TORCH, "PyTorch eager FP32, batched nets, sampling of this toolkit", TORCH),
-        Way(BEST, "PyTorch at its best: what was faster and agreed, net by net", BEST),
+        Way(TORCH_BF16, "the same with autocast to bfloat16 and channels-last memory", TORCH_BF16, "bf16"),
         Way(DEFAULT, "ONNX Runtime FP32 on the CPU, as trtlm infer opens it for one scan", ONNXRUNTIME),
     ]
     emulated = "lower precision is emulated on the CPU, to check its accuracy: its time says nothing"
@@ -149,6 +140,7 @@ def list_ways(bundle: Bundle, engines: Iterable[str] = ENGINES, precisions: Iter
                 both = "; ".join(part for part in (problem, missing) if part)
                 name = build_name(flavour, precision, layout)
                 ways.append(Way(name, f"{flavour} {precision}, layout {layout}", flavour, precision, layout, both))
+    wanted.append("bf16")  # of a baseline
     chosen = [way for way in ways if way.engine in asked and way.precision in wanted]
     if DALI in asked:
         chosen += [Way(name, f"coarse volume by {name.partition('-')[2]}", DALI) for name in PREPROCESSING]
@@ -165,53 +157,7 @@ def open_way(spec: Spec) -> Opened:
     bundle = open_bundle(spec.model)
     if spec.way in PREPROCESSING:
         return _Preprocessing(bundle, spec)
-    if spec.engine == SCRIPT:
-        return _Script(bundle, spec)
     return _Toolkit(bundle, spec)
-
-
-def load_nets(spec: Spec, task: Task) -> dict[str, nn.Module]:
-    """The nets with the weights that :func:`trt_landmarks.bench.pytorch.prepare_nets` wrote: graph name to net."""
-    import torch
-    from safetensors.torch import load_file
-
-    from trt_landmarks.nets.model import build_nets
-
-    torch.set_num_threads(spec.threads)
-    weights, nets = load_file(Path(spec.nets) / NETS_FILE), build_nets(task)
-    for graph, net in nets.items():
-        start = f"{graph}/"
-        net.load_state_dict({
-            name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)
-        })  # fmt: skip
-        net.eval()
-    return nets
-
-
-def folded_nets(spec: Spec, task: Task) -> dict[str, nn.Module]:
-    """The same, batch normalization folded."""
-    from trt_landmarks.nets.folding import folded
-
-    return {graph: folded(net) for graph, net in load_nets(spec, task).items()}
-
-
-class _Script:
-    def __init__(self, bundle: Bundle, spec: Spec) -> None:
-        import SimpleITK as sitk  # noqa: N813
-
-        from trt_landmarks.bench.script import Script, script_nets
-
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(spec.threads)
-        nets = script_nets(bundle.task, load_nets(spec, bundle.task))
-        self.note = f"PyTorch on {spec.device}"
-        self._script = Script(bundle.task, bundle.mean_shape, nets, spec.device)
-
-    def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
-        return self._script.localize(path, out)
-
-    def folder(self, paths: Sequence[Path], out: Path) -> None:
-        for path in paths:
-            self.localize(path, out)
 
 
 class _Toolkit:
@@ -238,16 +184,14 @@ class _Toolkit:
             from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 
             engine = OnnxRuntimeEngine(bundle.graphs, provider="CUDAExecutionProvider")
-        elif spec.engine == TORCH:
+        else:
+            import torch
+
+            from trt_landmarks.bench.pytorch import read_nets
             from trt_landmarks.engines.torch import TorchEngine
 
-            engine = TorchEngine(folded_nets(spec, bundle.task), spec.device)
-        else:
-            from trt_landmarks.bench.best import TunedTorchEngine, Variant
-
-            nets = folded_nets(spec, bundle.task)
-            variants = {graph: Variant(**variant) for graph, variant in spec.variants.items()}
-            engine = TunedTorchEngine(nets, variants, spec.device)
+            torch.set_num_threads(spec.threads)
+            engine = TorchEngine(read_nets(Path(spec.nets), bundle.task), spec.device, bf16=spec.engine == TORCH_BF16)
         self.note = f"{engine.name} {engine.precision} on {engine.provider}"
         self.localizers = [Localizer(bundle.task, bundle.mean_shape, engine)]
 

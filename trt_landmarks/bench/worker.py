@@ -3,10 +3,9 @@
 Every line is a JSON object with one of these keys, and is answered by one::
 
     open    a Spec                              -> note
-    scan    path, out                           -> points, stages (ms)
+    scan    path, out                           -> points, stages (ms), cpu_ms
     folder  paths, out                          -> seconds
     memory                                      -> host_peak_mib
-    trial   graph, variant, inputs (a file)     -> see trt_landmarks.bench.best.trial
 
 What cannot be done is answered with ``problem``.  Seconds are measured here, so that the lines cost nothing.
 """
@@ -21,48 +20,30 @@ from pathlib import Path
 from typing import Any
 
 from trt_landmarks.bench.machine import peak_resident
-from trt_landmarks.bench.ways import Opened, Spec, folded_nets, open_way
+from trt_landmarks.bench.ways import Opened, Spec, open_way
 from trt_landmarks.errors import TrtlmError
 
 
 class _Worker:
     def __init__(self) -> None:
-        self.spec: Spec | None = None
         self.way: Opened | None = None
-        self.nets: Any = None
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
         if "open" in order:
-            self.spec = Spec(**order["open"])
-            if order.get("trial_only"):
-                return {}
-            self.way = open_way(self.spec)
+            self.way = open_way(Spec(**order["open"]))
             return {"note": self.way.note}
-        if "trial" in order:
-            return self._trial(**order["trial"])
         if "memory" in order:
             return {"host_peak_mib": peak_resident()}
         assert self.way is not None
         if "scan" in order:
+            cpu = time.process_time()
             points, stages = self.way.localize(Path(order["scan"]["path"]), Path(order["scan"]["out"]))
-            return {"points": None if points is None else points.tolist(), "stages": stages}
+            cpu_ms = 1000 * (time.process_time() - cpu)  # of all threads of this process
+            return {"points": None if points is None else points.tolist(), "stages": stages, "cpu_ms": cpu_ms}
         paths = [Path(path) for path in order["folder"]["paths"]]
         start = time.perf_counter()
         self.way.folder(paths, Path(order["folder"]["out"]))
         return {"seconds": time.perf_counter() - start}
-
-    def _trial(self, graph: str, variant: dict[str, bool], inputs: str) -> dict[str, Any]:
-        import numpy as np
-
-        from trt_landmarks.bench.best import Variant, trial
-        from trt_landmarks.bundles.bundle import open_bundle
-
-        assert self.spec is not None
-        with np.load(inputs) as arrays:
-            array = arrays[graph]
-        task = open_bundle(self.spec.model).task
-        self.nets = self.nets or folded_nets(self.spec, task)
-        return trial(task, graph, self.nets[graph], array, Variant(**variant), self.spec.device)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def bench(
     engines: Annotated[
         str,
         typer.Option(
-            help="all, or of: script,torch,torch-best,onnxruntime,onnxruntime-cuda,tensorrt,tensorrt-rtx,dali."
+            help="all, or of: torch,torch-bf16,onnxruntime,onnxruntime-cuda,tensorrt,tensorrt-rtx,dali."
         ),
     ] = "all",
     precisions: Annotated[str, typer.Option(help="all, or of: fp32,fp16,int8.")] = "all",
@@ -37,10 +37,6 @@ def bench(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every way. (default: all cores)")] = None,
     device: Annotated[str, typer.Option(help="Of PyTorch: cpu, cuda or auto.")] = "auto",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Training run whose nets PyTorch takes. (default: those in the model's graphs)")
-    ] = None,
-    compile_seconds: Annotated[float, typer.Option(min=0, help="Time for all trials of torch.compile.")] = 60,
     compare: Annotated[Path | None, typer.Option(help="Earlier bench.json: show what changed since.")] = None,
     report: Annotated[Path | None, typer.Option(help="With --compare: take this bench.json and run nothing.")] = None,
     threshold: Annotated[float, typer.Option(min=0, help="Percent a time may grow before it is a regression.")] = 10,
@@ -62,7 +58,7 @@ def bench(
 
         settings = Settings(
             model, scans, landmarks, _several(engines, ENGINES), _several(precisions, PRECISIONS), count, rounds, cold,
-            folder, folder_rounds, threads, device, checkpoint, compile_seconds,
+            folder, folder_rounds, threads, device,
         )  # fmt: skip
         new = _run(settings, out, quiet)
     if old is not None:

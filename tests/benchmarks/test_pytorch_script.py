@@ -10,8 +10,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
+from benchmarks.pytorch.script import Script, _cut, script_nets
 from tests.synthetic import about, field, rotation, voxel_positions
-from trt_landmarks.bench.script import Script, _cut, script_nets
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.geometry import Grid
 from trt_landmarks.localization.localizer import Localizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -138,3 +138,32 @@ def fastest(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         raise EngineError(f"PyTorch does not run the net: {'; '.join(one.get('problem', '') for one in trials)}.")
     compiled = [one for one in agreeing if one["variant"]["compiled"] and one["ms"] * LEAST_GAIN <= plain["ms"]]
     return min(compiled, key=lambda one: one["ms"], default=plain)
+
+
+def choose(
+    task: Task, graph: str, net: nn.Module, inputs: NDArray[np.float32], device: str = "cpu", compiled: bool = True
+) -> list[dict[str, Any]]:
+    """All trials of a net, one of them ``taken``; those that raised have a ``problem``.
+
+    Args:
+        task, graph, net, inputs, device: see :func:`trial`.
+        compiled: whether ``torch.compile`` is tried on top of the fastest.
+
+    Raises:
+        EngineError: if nothing runs the net.
+    """
+
+    def attempt(variant: Variant) -> dict[str, Any]:
+        try:
+            return {**trial(task, graph, net, inputs, variant, device), "taken": False}
+        except Exception as error:  # of a kernel or a compiler: the next variant may run
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return {"graph": graph, "variant": asdict(variant), "name": variant.name, "agrees": False, "taken": False,
+                    "problem": lines[0]}  # fmt: skip
+
+    trials = [attempt(variant) for variant in VARIANTS]
+    if compiled:
+        trials.append(attempt(replace(Variant(**fastest(trials)["variant"]), compiled=True)))
+    taken = fastest(trials)
+    next(row for row in trials if row is taken)["taken"] = True
+    return trials

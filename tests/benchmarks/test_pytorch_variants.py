@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trt_landmarks.bench.best import VARIANTS, Variant, fastest, trial
+from benchmarks.pytorch import variants
+from benchmarks.pytorch.variants import VARIANTS, Variant, choose, fastest, trial
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import random_inputs
 from trt_landmarks.nets.folding import folded
@@ -37,3 +38,16 @@ def test_the_fastest_is_taken_that_agrees_and_compiling_has_to_gain() -> None:
 def test_where_nothing_agrees_the_reasons_are_told() -> None:
     with pytest.raises(EngineError, match="no kernel"):
         fastest([{**one(1, agrees=False), "problem": "no kernel"}])
+
+
+def test_a_variant_that_raises_is_a_problem_and_the_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stand_in(task, graph, net, inputs, variant, device):
+        if variant.compiled:
+            raise RuntimeError("no compiler\nand more")
+        row = one(4.0 if variant.half else 9.0)
+        return {**row, "graph": graph, "name": variant.name, "variant": {**vars(variant)}}
+
+    monkeypatch.setattr(variants, "trial", stand_in)
+    trials = choose(None, "coarse", None, None)  # type: ignore[arg-type]
+    assert [row["name"] for row in trials if row["taken"]] == ["half"]
+    assert [row["problem"] for row in trials if "problem" in row] == ["no compiler"] and len(trials) == 5
