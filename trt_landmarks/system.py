@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,15 +47,36 @@ def memory_bytes() -> int | None:
         return whole
 
 
+def resident_bytes(peak: bool = False) -> int | None:
+    """Resident memory of this process, or the most it had (Linux); None where it is not told.
+
+    The peak is this program's own: ``getrusage`` would tell the parent's where that is larger.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    match = re.search(rf"^{'VmHWM' if peak else 'VmRSS'}:\s*(\d+) kB", status, re.MULTILINE)
+    return int(match[1]) << 10 if match else None
+
+
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, which is not imported.
+
+    None if it is not installed; ``unknown`` if its metadata is damaged.
+    """
+    try:
+        return importlib.metadata.version(name) or "unknown"
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    except Exception:  # metadata is files that anything may have happened to
+        return "unknown"
+
+
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed, without importing them."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    """Versions of those distributions that are installed."""
+    versions = {name: installed_version(name) for name in names}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def install_command(extra: str) -> str:

@@ -27,13 +27,13 @@ def regressed(changes: Any) -> set[str]:
 
 
 def test_a_way_that_became_slower_is_found(tiny_bundle: Bundle, old: dict[str, Any]) -> None:
-    new = make_report(tiny_bundle, seed=2, torch=1.3, onnxruntime_fp32=1.05, script=0.5)
+    new = make_report(tiny_bundle, seed=2, torch=1.3, onnxruntime_fp32=1.05, torch_bf16=0.5)
     changes = {one.what: one for one in compare(old, new)}
     assert regressed(changes.values()) == {"torch, warm", "torch, cold"}
     assert changes["torch, warm"].ratio.value == pytest.approx(1.3, rel=0.05)
-    assert changes["script, warm"].ratio.value == pytest.approx(0.5, rel=0.05)
+    assert changes["torch-bf16, warm"].ratio.value == pytest.approx(0.5, rel=0.05)
     assert regressed(compare(old, new, threshold=2)) >= {f"{DEFAULT}, warm", "torch, warm"}
-    assert "REGRESSION" in changes["torch, warm"].line() and "REGRESSION" not in changes["script, warm"].line()
+    assert "REGRESSION" in changes["torch, warm"].line() and "REGRESSION" not in changes["torch-bf16, warm"].line()
 
 
 def test_what_the_runs_differ_among_themselves_is_no_regression(tiny_bundle: Bundle) -> None:

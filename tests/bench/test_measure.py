@@ -33,7 +33,8 @@ class StandIn(Child):
         if "folder" in order:
             return {"seconds": 2.0}
         self.log.append((self.name, Path(order["scan"]["path"]).name[0]))
-        return {"points": [[self.asked, 0, 0]], "stages": {"read": 1.0, "coarse": self.times(self.asked) - 1}}
+        return {"points": [[self.asked, 0, 0]], "stages": {"read": 1.0, "coarse": self.times(self.asked) - 1},
+                "cpu_ms": 15.0}  # fmt: skip
 
     def close(self) -> None:
         pass
@@ -55,6 +56,7 @@ def test_the_order_turns_from_scan_to_scan_and_all_runs_count(tmp_path: Path) ->
     assert sorted(name for name, _ in log) == sorted("abc" * 6)
     for one in ways:
         assert one.samples == {"s": [10.0] * 3, "t": [10.0] * 3}
+        assert one.cpu == [15.0] * 6
         assert one.stages == {"read": [1.0] * 6, "coarse": [9.0] * 6}
         np.testing.assert_array_equal(one.points["t"], [[6, 0, 0]])  # the last
 

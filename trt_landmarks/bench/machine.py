@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import trt_landmarks
-from trt_landmarks.system import affinity, cores, installed_versions, memory_bytes, processor
+from trt_landmarks.engines.tensorrt.gpu import NoGpu, find_gpus, nvidia_smi
+from trt_landmarks.system import affinity, cores, installed_versions, memory_bytes, processor, resident_bytes
 
 #: Distributions whose versions a report names.
 DISTRIBUTIONS = (
@@ -26,8 +26,6 @@ DISTRIBUTIONS = (
 
 def describe() -> dict[str, Any]:
     """What the machine is, as far as it can be read; None where it cannot."""
-    from trt_landmarks.engines.tensorrt.gpu import NoGpu, find_gpus
-
     found, memory = find_gpus(), memory_bytes()
     return {
         "processor": processor(),
@@ -40,8 +38,8 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "gpus": [] if isinstance(found, NoGpu) else [f"{gpu.name} ({gpu.compute_capability})" for gpu in found],
         "no_gpu": found.reason if isinstance(found, NoGpu) else None,
-        "driver": _nvidia("driver_version"),
-        "gpu_clock_mhz": _nvidia("clocks.sm"),
+        "driver": nvidia_smi("driver_version"),
+        "gpu_clock_mhz": nvidia_smi("clocks.sm"),
     }
 
 
@@ -71,7 +69,7 @@ def commit() -> str | None:
 
 def gpu_memory_used() -> float | None:
     """MiB in use on the first GPU, by all processes; None without ``nvidia-smi``."""
-    text = _nvidia("memory.used")
+    text = nvidia_smi("memory.used")
     return None if text is None or not re.match(r"[\d.]+", text) else float(re.split(r"[^\d.]", text)[0])
 
 
@@ -127,22 +125,10 @@ def undisturbed(action: Callable[[], object]) -> tuple[float, float]:
     return taken, share
 
 
-def resident() -> float:
-    """Resident memory of this process, MiB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-
-
-def peak_resident() -> float | None:
-    """The most memory that this process had, MiB (Linux).
-
-    Of this program: ``getrusage`` would tell the parent's size where that is larger.
-    """
-    try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return None
-    return round(int(found[1]) / 1024, 1) if found else None
+def resident(peak: bool = False) -> float | None:
+    """Resident memory of this process, or the most it had, MiB; None where it is not told."""
+    size = resident_bytes(peak)
+    return None if size is None else round(size / 2**20, 1)
 
 
 def scrubbed(value: Any) -> Any:
@@ -173,15 +159,3 @@ def _line(path: str) -> str | None:
 def _clock() -> float | None:
     found = re.search(r"cpu MHz\s*:\s*([\d.]+)", _line("/proc/cpuinfo") or "")
     return float(found[1]) if found else None
-
-
-def _nvidia(what: str) -> str | None:
-    """What ``nvidia-smi`` tells of the first GPU."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader", "--id=0"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -28,6 +28,7 @@ def write_nets(bundle: Bundle, scan: Scan, folder: Path) -> None:
         BundleError: if the graphs do not give the nets.
         ModuleNotFoundError: if a package is missing.
     """
+    import torch  # noqa: F401 - the package that is named if it is missing
     from safetensors.torch import save_file
 
     from trt_landmarks.export.weights import nets_from_bundle

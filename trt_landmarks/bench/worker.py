@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trt_landmarks.bench.machine import peak_resident
+from trt_landmarks.bench.machine import resident
 from trt_landmarks.bench.ways import Opened, Spec, open_way
 from trt_landmarks.errors import TrtlmError
 
@@ -33,7 +33,7 @@ class _Worker:
             self.way = open_way(Spec(**order["open"]))
             return {"note": self.way.note}
         if "memory" in order:
-            return {"host_peak_mib": peak_resident()}
+            return {"host_peak_mib": resident(peak=True)}
         assert self.way is not None
         if "scan" in order:
             cpu = time.process_time()

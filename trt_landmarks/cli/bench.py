@@ -22,9 +22,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for bench.json, bench.md and figures.")] = Path("report"),
     engines: Annotated[
         str,
-        typer.Option(
-            help="all, or of: torch,torch-bf16,onnxruntime,onnxruntime-cuda,tensorrt,tensorrt-rtx,dali."
-        ),
+        typer.Option(help="all, or of: torch,torch-bf16,onnxruntime,onnxruntime-cuda,tensorrt,tensorrt-rtx,dali."),
     ] = "all",
     precisions: Annotated[str, typer.Option(help="all, or of: fp32,fp16,int8.")] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="How often every way runs every scan.")] = 5,

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 
+from trt_landmarks.system import installed_version, installed_versions
+
 #: Name of this toolkit's own distribution.
 OWN = "trt-landmarks"
 
@@ -101,22 +103,9 @@ def built_for(distribution: str, cuda: int) -> str | None:
     return None
 
 
-def version(name: str) -> str | None:
-    """Version of an installed distribution; None if it is not installed, ``unknown`` if its metadata is damaged."""
-    try:
-        found = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    except Exception:  # metadata is files that anything may have happened to
-        return "unknown"
-    return found or "unknown"
-
-
 def installed() -> dict[str, str]:
     """Distribution to version, of all that install one of :data:`PACKAGES`."""
-    names = [name for package in PACKAGES for name in (*package.distributions, *package.umbrellas)]
-    found = {name: version(name) for name in names}
-    return {name: number for name, number in found.items() if number is not None}
+    return installed_versions(name for package in PACKAGES for name in (*package.distributions, *package.umbrellas))
 
 
 def findable(module: str) -> bool:
@@ -199,12 +188,12 @@ def _compare(requirer: str, extra: str) -> Iterator[tuple[Need, bool]]:
 
 def _stand_in(name: str) -> tuple[str, str | None]:
     """A required distribution, or the one that is installed in its place (onnxruntime-gpu for onnxruntime)."""
-    found = version(name)
+    found = installed_version(name)
     if found is None:
         for package in PACKAGES:
             if name in package.distributions:
                 for other in package.distributions:
-                    number = version(other)
+                    number = installed_version(other)
                     if number is not None:
                         return other, number
     return name, found

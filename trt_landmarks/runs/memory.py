@@ -26,6 +26,7 @@ from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.scan import EXTENSIONS, ScanFile, extension, scan_from_array
 from trt_landmarks.scan.dicom_objects import dicom_files
 from trt_landmarks.scan.itk import sitk
+from trt_landmarks.system import resident_bytes
 
 #: Bytes that a scan takes at most, for each byte of its voxels: decompressed and converted while it is read, and
 #: sampled in floating point while it is localized (``tests/runs/test_memory.py`` measures it).
@@ -169,12 +170,9 @@ def resident_memory(peak: bool = False) -> int:
     Raises:
         TrtlmError: if this system does not tell it.
     """
-    try:
-        found = re.search(rf"^{'VmHWM' if peak else 'VmRSS'}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-        if found:
-            return int(found[1]) << 10
-    except OSError:
-        pass
+    size = resident_bytes(peak)
+    if size is not None:
+        return size
     raise TrtlmError("this system does not tell how much memory is in use.", "Leave --limit-memory out.", code="usage")
 
 

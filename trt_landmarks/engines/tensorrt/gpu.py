@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
+import subprocess
 from dataclasses import dataclass
 
 _DRIVER = "libcuda.so.1"
@@ -90,6 +92,18 @@ def find_gpus() -> list[Gpu] | NoGpu:
         return _ask(cuda)
     except AttributeError:
         return NoGpu(f"{_DRIVER} is not the library of a CUDA driver")
+
+
+def nvidia_smi(what: str) -> str | None:
+    """A figure of the first GPU that the driver's library does not tell, such as ``clocks.sm``, as text; or None."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def _ask(cuda: ctypes.CDLL) -> list[Gpu] | NoGpu:
