@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_landmarks.geometry import Floats
-from trt_landmarks.outputs.colours import INDEPENDENT, group_colours
+from trt_landmarks.outputs.marks import INDEPENDENT, group_colours
 from trt_landmarks.outputs.names import literal
 
 if TYPE_CHECKING:

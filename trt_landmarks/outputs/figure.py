@@ -14,8 +14,7 @@ import numpy as np
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_bytes
 from trt_landmarks.geometry import AXES
-from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
-from trt_landmarks.outputs.marks import Marks
+from trt_landmarks.outputs.marks import INDEPENDENT, Colour, Marks, group_colours
 from trt_landmarks.outputs.names import literal
 from trt_landmarks.outputs.sections import (
     AXIAL,
@@ -350,8 +349,6 @@ def _title(figure: Figure, marks: Marks, height: float) -> None:
         mean = float(np.mean(list(errors.values())))
         said += f"; mean error {mean:.2f} mm, largest {errors[worst]:.2f} mm ({worst})"
     figure.text(0.992, y, literal(said), color=_TEXT, fontsize=11, ha="right", va="center")
-
-
 
 
 def _shorten(text: str, most: int = 70) -> str:

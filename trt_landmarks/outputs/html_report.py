@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jinja2
 import numpy as np
 
+from trt_landmarks import __version__
 from trt_landmarks.errors import PredictionsError, TrtlmError
 from trt_landmarks.files import write_text
 from trt_landmarks.outputs.case_rows import CaseRow, case_row, worst_first
 from trt_landmarks.outputs.error_plots import detection_plot, landmark_plot
 from trt_landmarks.outputs.figure import encode, thumbnail
-from trt_landmarks.outputs.html_page import DASH, Cell, page, table
 from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.sources import Sources
 from trt_landmarks.results.predictions import Predictions
@@ -28,8 +29,33 @@ from trt_landmarks.scan import read_scan
 if TYPE_CHECKING:
     from trt_landmarks.task.task import Task
 
+#: What a cell holds: text, or a number.
+Cell = str | int
+#: Where there is no figure.
+DASH = "–"
 #: Radii that are marked where the task is not known; mm.
 _RADII = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what is said of it, pictures (data URIs), and a table."""
+
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+    plots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """A case to look at: its picture (a data URI), or why there is none."""
+
+    id: str
+    caption: str
+    picture: str = ""
+    problem: str = ""
 
 
 def write_report(
@@ -50,17 +76,34 @@ def write_report(
     """
     rows = worst_first(case_row(case, sources.truth(case)) for case in predictions.cases)
     groups = task.group_of if task is not None else {}
-    parts = [_summary(predictions, rows), _outliers(rows, sources, groups, thumbnails)]
+    failed = [row for row in rows if row.case.status == "failed"]
+    drawn = [row for row in rows if row.case.landmarks][:thumbnails]
+    localized = sum(bool(row.case.landmarks) for row in rows)
+    by = "largest error" if any(row.errors_mm for row in drawn) else "flagged landmarks, then least confidence"
+    sections = [_measurements(rows), _cases(rows)]
     if any(row.errors_mm for row in rows):
-        parts.append(_errors(rows, groups, task.sdr_radii_mm if task is not None else _RADII))
-    parts += [_measurements(rows), _cases(rows)]
-    write_text(path, page(f"{predictions.task}: {len(rows)} scans", parts), PredictionsError)
-
-
-def _summary(predictions: Predictions, rows: Sequence[CaseRow]) -> str:
-    failed = sum(row.case.status == "failed" for row in rows)
+        sections.insert(0, _errors(rows, groups, task.sdr_radii_mm if task is not None else _RADII))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     flagged = sum(row.flagged > 0 for row in rows)
-    counts = f"{len(rows)} scans: {len(rows) - failed} ok, {failed} failed; {flagged} with flagged landmarks"
+    page = environment.get_template("report.html.j2").render(
+        title=f"{predictions.task}: {len(rows)} scans",
+        counts=f"{len(rows)} scans: {len(rows) - len(failed)} ok, {len(failed)} failed; "
+        f"{flagged} with flagged landmarks",
+        facts=_facts(predictions, rows),
+        failed=failed,
+        most_failed=max(thumbnails, 1),  # they have no picture and come as lines of text
+        cards=[_card(row, sources, groups) for row in drawn],
+        cards_note=f"Pictures of {len(drawn)} of {localized} localized scans, the worst first ({by}).",
+        sections=[section for section in sections if section is not None],
+        numeric_columns=_numeric_columns,
+        version=__version__,
+    )
+    write_text(path, page, PredictionsError)
+
+
+def _facts(predictions: Predictions, rows: Sequence[CaseRow]) -> list[tuple[str, str]]:
     model, engine = predictions.model, predictions.engine
     digest = str(model.get("sha256") or "")[:12]
     facts = [
@@ -72,49 +115,27 @@ def _summary(predictions: Predictions, rows: Sequence[CaseRow]) -> str:
     if errors:
         spread = f", SD {np.std(errors, ddof=1):.3f} mm" if len(errors) > 1 else ""
         facts.append(("mean radial error", f"{np.mean(errors):.3f} mm{spread}, {len(errors)} points"))
-    listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
-    return f"<p class='counts'>{escape(counts)}</p><dl>{listed}</dl>"
+    return facts
 
 
-def _outliers(rows: Sequence[CaseRow], sources: Sources, groups: dict[str, str], most: int) -> str:
-    """Cards of the worst cases.  Failed ones have no picture and come as lines of text, as many again at most."""
-    failed = [row for row in rows if row.case.status == "failed"]
-    drawn = [row for row in rows if row.case.landmarks][:most]
-    lines = "".join(
-        f"<li><b>{escape(row.case.id)}</b> {escape(row.case.error.message if row.case.error else '')}</li>"
-        for row in failed[: max(most, 1)]
-    )
-    if len(failed) > max(most, 1):
-        lines += f"<li>and {len(failed) - max(most, 1)} more: see the table</li>"
-    cards = "".join(_card(row, sources, groups) for row in drawn)
-    localized = sum(bool(row.case.landmarks) for row in rows)
-    by = "largest error" if any(row.errors_mm for row in drawn) else "flagged landmarks, then least confidence"
-    said = f"Pictures of {len(drawn)} of {localized} localized scans, the worst first ({by})."
-    parts = [f"<h2>Failed</h2><ul class='failed'>{lines}</ul>" if lines else ""]
-    if drawn:
-        parts.append(f"<h2>To look at first</h2><p>{said}</p><div class='cards'>{cards}</div>")
-    return "".join(parts)
-
-
-def _card(row: CaseRow, sources: Sources, groups: dict[str, str]) -> str:
+def _card(row: CaseRow, sources: Sources, groups: dict[str, str]) -> Card:
     said = [f"{row.flagged} flagged"] if row.flagged else []
     if row.worst is not None:
         said.append(f"largest error {row.worst[1]:.2f} mm ({row.worst[0]})")
     if row.least is not None:
         said.append(f"least confidence {row.least[1]:.2f} ({row.least[0]})")
     path = sources.scan(row.case)
-    picture = "<div class='none'>the scan is not here</div>"
+    picture, problem = "", "the scan is not here"
     if path is not None:
         try:
             content = thumbnail(read_scan(path), Marks(row.case, sources.truth(row.case), groups))
-            picture = f"<img alt='' src='{_inline(content, 'image/jpeg')}'>"
-        except TrtlmError as problem:
-            picture = f"<div class='none'>{escape(str(problem))}</div>"
-    caption = f"<b>{escape(row.case.id)}</b><br>{escape('; '.join(said))}"
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+            picture = _inline(content, "image/jpeg")
+        except TrtlmError as error:
+            problem = str(error)
+    return Card(row.case.id, "; ".join(said), picture, problem)
 
 
-def _errors(rows: Sequence[CaseRow], groups: dict[str, str], radii: Sequence[float]) -> str:
+def _errors(rows: Sequence[CaseRow], groups: dict[str, str], radii: Sequence[float]) -> Section:
     by_landmark: dict[str, list[float]] = {}
     for row in rows:
         for name, error in row.errors_mm.items():
@@ -123,8 +144,7 @@ def _errors(rows: Sequence[CaseRow], groups: dict[str, str], radii: Sequence[flo
     by_landmark = {name: by_landmark[name] for name in sorted(by_landmark, key=lambda name: order[name])}
     everything = np.concatenate([np.array(values) for values in by_landmark.values()])
     plots = [landmark_plot(by_landmark, groups), detection_plot(everything, radii)]
-    inline = (_inline(encode(plot, "png", 110), "image/png") for plot in plots)
-    pictures = "".join(f"<img class='plot' alt='' src='{one}'>" for one in inline)
+    pictures = tuple(_inline(encode(plot, "png", 110), "image/png") for plot in plots)
     header = ["landmark", "group", "n", "mean mm", "SD", "median", "p95", "max", *(f"≤ {r:g} mm %" for r in radii)]
     lines: list[list[Cell]] = []
     for name, values in [*by_landmark.items(), ("all", everything.tolist())]:
@@ -136,10 +156,10 @@ def _errors(rows: Sequence[CaseRow], groups: dict[str, str], radii: Sequence[flo
         lines.append([name, groups.get(name, ""), len(array), *shown])
     annotated = sum(bool(row.errors_mm) for row in rows)
     said = f"{annotated} scans with annotations, failed ones not among them. Boxes: quartiles; whiskers: 5 to 95 %."
-    return f"<h2>Distances from the annotations</h2><p>{said}</p>{pictures}{table(header, lines)}"
+    return Section("Distances from the annotations", header, lines, said, pictures)
 
 
-def _measurements(rows: Iterable[CaseRow]) -> str:
+def _measurements(rows: Iterable[CaseRow]) -> Section | None:
     values: dict[tuple[str, str], list[float]] = {}
     uncertain: dict[tuple[str, str], list[float]] = {}
     for row in rows:
@@ -148,7 +168,7 @@ def _measurements(rows: Iterable[CaseRow]) -> str:
             values.setdefault(key, []).extend([] if one.value is None else [one.value])
             uncertain.setdefault(key, []).extend([] if one.uncertainty is None else [one.uncertainty])
     if not values:
-        return ""
+        return None
     lines: list[list[Cell]] = []
     for key, found in values.items():
         figures: list[float | None] = [None] * 4
@@ -158,10 +178,10 @@ def _measurements(rows: Iterable[CaseRow]) -> str:
         mean = float(np.mean(uncertain[key])) if uncertain[key] else None
         lines.append([key[0], key[1], len(found), *(_figure(one, 2) for one in figures), _figure(mean, 2)])
     header = ["measurement", "unit", "n", "mean", "SD over scans", "min", "max", "mean uncertainty"]
-    return f"<h2>Measurements</h2>{table(header, lines)}"
+    return Section("Measurements", header, lines)
 
 
-def _cases(rows: Sequence[CaseRow]) -> str:
+def _cases(rows: Sequence[CaseRow]) -> Section:
     annotated = any(row.errors_mm for row in rows)
     header = ["case", "status", "flagged", "least confident", "confidence"]
     header += ["mean error mm", "largest mm", "landmark"] if annotated else []
@@ -177,7 +197,7 @@ def _cases(rows: Sequence[CaseRow]) -> str:
             worst = row.worst
             line += [_figure(row.mean_mm, 3), _figure(worst[1] if worst else None, 3), worst[0] if worst else ""]
         lines.append([*line, _figure(case.timing_ms.get("total"), 0), " ".join(said)])
-    return f"<h2>All scans</h2><p>Click on a column's name to sort by it.</p>{table(header, lines)}"
+    return Section("All scans", header, lines, "Click on a column's name to sort by it.")
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -186,3 +206,17 @@ def _figure(value: float | None, digits: int) -> str:
 
 def _inline(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _numeric_columns(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[bool]:
+    """Whether each column holds numbers only: set to the right, and sorted as numbers."""
+    return [bool(rows) and all(_is_number(row[at]) for row in rows) for at in range(len(header))]
+
+
+def _is_number(cell: Cell) -> bool:
+    if isinstance(cell, str) and cell != DASH:
+        try:
+            float(cell)
+        except ValueError:
+            return False
+    return True

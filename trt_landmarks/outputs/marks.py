@@ -1,16 +1,37 @@
-"""A case with what is known beside it: annotations and groups."""
+"""A case with what is known beside it, annotations and groups, and the colours of groups in all outputs.
+
+Distinguishable with the common kinds of colour blindness: Okabe, Ito (2008), "Color Universal Design".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.geometry import Floats
-from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
 from trt_landmarks.results.case import CaseResult, Landmark
+
+Colour = tuple[float, float, float]
+
+#: Landmarks of no group.
+INDEPENDENT: Colour = (0.902, 0.624, 0.0)
+#: Groups, in the task's order; more groups than colours share them.
+GROUPS: tuple[Colour, ...] = (
+    (0.337, 0.706, 0.914),
+    (0.0, 0.720, 0.520),
+    (0.941, 0.894, 0.259),
+    (0.800, 0.475, 0.655),
+    (0.835, 0.369, 0.0),
+    (0.250, 0.500, 0.900),
+)
+
+
+def group_colours(groups: Iterable[str]) -> dict[str, Colour]:
+    """A colour for each group."""
+    return {group: GROUPS[n % len(GROUPS)] for n, group in enumerate(groups)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from trt_landmarks.data.annotations import Json, control_point, markup, write_markups
-from trt_landmarks.outputs.colours import INDEPENDENT, Colour, group_colours
+from trt_landmarks.outputs.marks import INDEPENDENT, Colour, group_colours
 from trt_landmarks.results.case import CaseResult, Landmark, Measurement
 
 INDEPENDENT_NAME = "landmarks"
