@@ -163,7 +163,7 @@ def memory(files: Sequence[ScanFile], bundle: Bundle, setting: Setting, count: i
     def record(case: CaseResult, done: int, of: int) -> None:
         assert case.status == "ok", case
         if done in (1, 2, 5, 10) or done % max(1, count // 20) == 0:
-            curve[done] = resident()
+            curve[done] = resident() or 0.0
             print(f"{done} of {of}: {curve[done]:.0f} MiB", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,7 +72,7 @@ def main() -> None:
         for turn in range(options.rounds * len(paths)):
             path, first = paths[turn % len(paths)], turn % len(names)
             for name in names[first:] + names[:first]:
-                times[name].append(round(1000 * seconds(lambda name=name, path=path: ways[name](path)), 2))
+                times[name].append(round(1000 * seconds(partial(ways[name], path)), 2))
     apart = {name: float(np.abs(np.stack(found) - np.stack(points[TORCH])).max()) for name, found in points.items()}
     report = {
         "command": f"python -m benchmarks.pytorch SCANS --rounds {options.rounds} --threads {options.threads}",

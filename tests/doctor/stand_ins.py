@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trt_landmarks.bundles.bundle import SHIPPED
-from trt_landmarks.doctor.children import Answer
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import Need
+from trt_landmarks.doctor.probe import Answer
 
 LOADED: dict[str, dict[str, Any]] = {
     "driver": {"gpus": [], "none": {"reason": "there is no NVIDIA driver", "remedy": "", "driver": ""}},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.doctor.stand_ins import H200, LOADED, RTX, base, failed, full, gpu
-from trt_landmarks.doctor.abilities import Can, dali_abilities, default_job, engine_abilities
-from trt_landmarks.doctor.children import Answer
+from trt_landmarks.doctor.checks import Can, dali_abilities, default_job, engine_abilities
 from trt_landmarks.doctor.facts import Facts
+from trt_landmarks.doctor.probe import Answer
 from trt_landmarks.doctor.report import make_report, render
 
 

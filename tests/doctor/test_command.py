@@ -18,12 +18,10 @@ from hypothesis import strategies as st
 import trt_landmarks.doctor as documentation
 from tests.doctor.stand_ins import H200, LOADED, MIXED, REFUSED, RTX, STUB, fake, full, gpu, no_gpu
 from trt_landmarks.doctor import facts as facts_module
-from trt_landmarks.doctor.children import Answer
-from trt_landmarks.doctor.command import doctor
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import PACKAGES
-from trt_landmarks.doctor.probe import STEPS
-from trt_landmarks.doctor.report import make_report, render
+from trt_landmarks.doctor.probe import STEPS, Answer
+from trt_landmarks.doctor.report import doctor, make_report, render
 
 
 def keys(report: dict[str, Any]) -> list[str]:
@@ -160,7 +158,7 @@ def test_a_driver_is_asked(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported_by_the_command_itself() -> None:
     code = (
-        "import sys; from trt_landmarks.doctor.command import doctor; doctor();"
+        "import sys; from trt_landmarks.doctor.report import doctor; doctor();"
         "heavy = {'torch', 'tensorrt', 'tensorrt_rtx', 'modelopt', 'onnx', 'nvidia', 'onnxruntime', 'numpy', 'rich'};"
         "print(*heavy & set(sys.modules), file=sys.stderr)"
     )
@@ -170,7 +168,7 @@ def test_nothing_heavy_is_imported_by_the_command_itself() -> None:
 
 def test_it_runs_without_typer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys, runpy; sys.modules['typer'] = None; sys.argv = ['doctor', '--json'];"
-    code += "runpy.run_module('trt_landmarks.doctor.command', run_name='__main__')"
+    code += "runpy.run_module('trt_landmarks.doctor', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["verdict"]["ok"]
     monkeypatch.setattr(facts_module, "ask", lambda groups: {})

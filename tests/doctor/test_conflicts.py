@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.doctor.stand_ins import H200, LOADED, MIXED, REFUSED, RTX, STUB, base, failed, gpu, loaded, no_gpu
-from trt_landmarks.doctor.children import Answer
-from trt_landmarks.doctor.conflicts import CHECKS, Conflict, find_conflicts
+from trt_landmarks.doctor.checks import CHECKS, Conflict, find_conflicts
 from trt_landmarks.doctor.facts import Facts
 from trt_landmarks.doctor.packages import PACKAGES, Need
+from trt_landmarks.doctor.probe import Answer
 from trt_landmarks.doctor.report import make_report, render
 
 OWN = "trt-landmarks"
@@ -53,11 +53,6 @@ CONFLICTS: dict[str, tuple[Facts, Facts, str, str]] = {
         base({"tensorrt-cu13": "11.4.0"}, failed("tensorrt", NO_STUB), unmet=STUB),
         "tensorrt-cu13-libs 11.2.0", "tensorrt-cu13-libs==11.4.0",
     ),
-    "several-tensorrt": (
-        base({}, loaded("tensorrt", "tensorrt-rtx")),
-        base({}, loaded("tensorrt-rtx") | failed("tensorrt", "broken")),
-        "--engine auto takes tensorrt", "--engine tensorrt-rtx",
-    ),
     "driver-refuses": (
         base({}, no_gpu(*REFUSED), kernel_driver="580.65", cards=8),
         base({}, gpu(H200), kernel_driver="580.65", cards=8),
@@ -94,11 +89,6 @@ CONFLICTS: dict[str, tuple[Facts, Facts, str, str]] = {
         base({"pycuda": "2026.1"}, failed("pycuda", "_driver.so: undefined symbol: _ZN5boost") | gpu(H200)),
         "cuCtxCreate_v4", "--force-reinstall",
     ),
-    "torch-cuda-unused": (
-        base({"torch": "2.13.0"}, torch_cuda="13.0"),
-        base({"torch": "2.13.0+cpu"}, torch_cuda=""),
-        "CUDA 13.0", "Nothing",
-    ),
     "torch-cpu-only": (
         base({"torch": "2.13.0+cpu"}, gpu(H200), torch_cuda=""),
         base({"torch": "2.13.0"}, gpu(H200), torch_cuda="13.0"),
@@ -110,7 +100,7 @@ CONFLICTS: dict[str, tuple[Facts, Facts, str, str]] = {
         "~/.cache/x", "TRTLM_CACHE",
     ),
 }  # fmt: skip
-NOTES = {"several-tensorrt", "torch-cuda-unused", "torch-cpu-only"}
+NOTES = {"torch-cpu-only"}
 
 
 def codes(facts: Facts) -> list[str]:
@@ -176,6 +166,6 @@ def test_a_check_that_fails_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     def _odd(facts: Facts) -> list[Conflict]:
         raise KeyError("unheard of")
 
-    monkeypatch.setattr("trt_landmarks.doctor.conflicts.CHECKS", (*CHECKS, _odd))
+    monkeypatch.setattr("trt_landmarks.doctor.checks.CHECKS", (*CHECKS, _odd))
     (found,) = find_conflicts(base())
     assert found.code == "odd" and "unheard of" in found.message

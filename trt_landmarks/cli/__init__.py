@@ -58,7 +58,7 @@ def doctor(
     deep: Annotated[bool, typer.Option(help="Load the slow packages too; takes some seconds.")] = False,
 ) -> None:
     """Show what is installed, what conflicts and what works here. Exit code 2 if inference on the CPU does not."""
-    from trt_landmarks.doctor.command import doctor as run
+    from trt_landmarks.doctor.report import doctor as run
 
     raise typer.Exit(run(as_json, deep))
 

@@ -1,8 +1,7 @@
 """``trtlm doctor``: what is installed, what conflicts, what can be done here.
 
 :mod:`facts` gathers, without importing any package in this process: metadata tells what is installed, child processes
-(:mod:`children`, :mod:`probe`) load it, and the driver is asked.  :mod:`conflicts`, :mod:`abilities` and
-:mod:`report` only judge these facts.
+(:mod:`probe`) load it, and the driver is asked.  :mod:`checks` and :mod:`report` only judge these facts.
 
 The JSON report (``--json``)::
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trt_landmarks.doctor.children import Answer, Group, ask
 from trt_landmarks.doctor.packages import PACKAGES, Need, cuda_of, findable, installed, major, requirements
-from trt_landmarks.doctor.probe import STEPS, plain
+from trt_landmarks.doctor.probe import STEPS, Answer, Group, ask, plain
 from trt_landmarks.engines.tensorrt.gpu import Gpu, NoGpu
 from trt_landmarks.system import cores, memory_bytes
 
@@ -133,7 +132,7 @@ def gather(deep: bool = False) -> Facts:
     patience = DEEP if deep else PATIENCE
     groups = [Group(("numpy", "SimpleITK", "onnxruntime", "isal", "model", "builds", "cache"), patience)]
     groups += [Group(("driver",), patience)]  # of many GPUs it may take seconds to start
-    groups += [Group((step,), DEEP if deep else QUICK, polite=True) for step in steps]
+    groups += [Group((step,), DEEP if deep else QUICK) for step in steps]
     with ThreadPoolExecutor(max_workers=1) as pool:
         asking = pool.submit(ask, groups)
         not_compared: tuple[list[Need], dict[str, list[str]]] = ([], {})

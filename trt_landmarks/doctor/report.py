@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from trt_landmarks import __version__
-from trt_landmarks.doctor.abilities import Ability, Can, dali_abilities, default_job, engine_abilities
-from trt_landmarks.doctor.conflicts import find_conflicts
-from trt_landmarks.doctor.facts import Facts
+from trt_landmarks.doctor.checks import Ability, Can, dali_abilities, default_job, engine_abilities, find_conflicts
+from trt_landmarks.doctor.facts import Facts, gather
 from trt_landmarks.doctor.packages import PACKAGES, cuda_of
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 
 FORMAT = 1
+
+
+def doctor(as_json: bool = False, deep: bool = False) -> int:
+    """Print the report; returns the exit code: 0 if inference on the CPU works here, 2 if not.
+
+    Args:
+        as_json: print JSON (its keys: :mod:`trt_landmarks.doctor`) instead of text.
+        deep: load the slow packages too, and give every package a minute.
+    """
+    start = time.perf_counter()
+    facts = gather(deep)
+    report = make_report(facts, time.perf_counter() - start)
+    text = json.dumps(report, indent=1) if as_json else render(report)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))  # settings may hold any bytes
+    return 0 if report["verdict"]["ok"] else 2
 
 
 def make_report(facts: Facts, seconds: float = 0.0) -> dict[str, Any]:

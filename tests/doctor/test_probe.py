@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.doctor.stand_ins import LOADED, fake
-from trt_landmarks.doctor.children import Group, ask
-from trt_landmarks.doctor.probe import LONGEST, plain, take
+from trt_landmarks.doctor.probe import LONGEST, Group, ask, plain, take
 
 GOOD = "class Builder: pass\nclass OnnxParser: pass\n__version__ = '11.4.0'\n"
 
