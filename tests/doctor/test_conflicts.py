@@ -158,7 +158,7 @@ def test_an_old_driver_without_an_older_package_only_says_update() -> None:
 
 
 def test_problems_come_before_notes() -> None:
-    facts = base({"torch": "2", "onnxruntime-gpu": "1.24.4"}, torch_cuda="13.0")
+    facts = base({"torch": "2+cpu", "onnxruntime-gpu": "1.24.4"}, gpu(H200), torch_cuda="")
     assert [conflict.severity for conflict in find_conflicts(facts)] == ["problem", "note"]
 
 

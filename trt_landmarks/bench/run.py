@@ -41,7 +41,7 @@ from trt_landmarks.bundles.builds import PRECISIONS
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.scan import ScanFile, read_scan
-from trt_landmarks.system import cores
+from trt_landmarks.system import cores, install_command
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _with_torch(
     except (ModuleNotFoundError, BundleError) as error:
         reason = str(error)
         if isinstance(error, ModuleNotFoundError):
-            reason = f"the package {error.name} is not installed (pip install 'trt-landmarks[bench]')"
+            reason = f"the package {error.name} is not installed ({install_command('bench')})"
         not_run.extend({"way": one.way.name, "reason": reason} for one in wanted)
         return [one for one in subjects if one not in wanted]
     for subject in wanted:
