@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
@@ -84,8 +85,15 @@ def test_a_file_of_many_frames(thin: Scan, tmp_path: Path) -> None:
 
 
 def test_frames_without_voxel_size(thin: Scan, tmp_path: Path) -> None:
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(thin.voxels.astype(np.uint16)), str(tmp_path / "a.dcm"))
+    path = tmp_path / "a.dcm"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(thin.voxels.astype(np.uint16)), str(path))
+    data = pydicom.dcmread(path)
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        if sequence in data:
+            delattr(data, sequence)
+    data.save_as(path)
     fails(tmp_path, "scan_spacing")
+    fails(path, "scan_spacing")  # named itself, too
 
 
 def test_several_series_in_a_folder(thin: Scan, small: Scan, tmp_path: Path) -> None:

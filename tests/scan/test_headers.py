@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -128,13 +129,24 @@ def test_sform_that_is_not_orthogonal(content: bytes, tmp_path: Path, rows: tupl
     fails(stored(tmp_path, "a.nii", changed), code)
 
 
-def test_an_sform_that_is_not_used_does_not_matter(content: bytes, tmp_path: Path) -> None:
-    expected = read_scan(stored(tmp_path, "a.nii", content)).geometry.voxel_to_world_matrix
+def test_of_two_frames_the_sform_counts_unless_it_is_sheared(content: bytes, tmp_path: Path) -> None:
+    """As in nibabel, and said where the frames differ."""
+    expected = read_scan(stored(tmp_path, "a.nii", content))
+    assert not expected.warnings
     sheared = put(put(content, 280, "12f", 0.2, 0.1, 0, 0, 0, 0.2, 0, 0, 0, 0, 0.2, 0), 252, "2h", 1, 1)
-    normalized = put(put(content, 280, "12f", 0.4, 0, 0, 0, 0, 0.4, 0, 0, 0, 0, 0.4, 0), 252, "2h", 1, 4)
-    for changed in (sheared, normalized):
-        matrix = read_scan(stored(tmp_path, "b.nii", changed)).geometry.voxel_to_world_matrix
-        np.testing.assert_allclose(matrix, expected, atol=1e-6)
+    scan = read_scan(stored(tmp_path, "b.nii", sheared))
+    np.testing.assert_allclose(scan.geometry.voxel_to_world_matrix, expected.geometry.voxel_to_world_matrix, atol=1e-6)
+    for rows in ((0.4, 0, 0, 0, 0, 0.4, 0, 0, 0, 0, 0.4, 0), (0.2, 0, 0, 5, 0, -0.2, 0, 0, 0, 0, 0.2, 7)):
+        path = stored(tmp_path, "c.nii", put(put(content, 280, "12f", *rows), 252, "2h", 1, 4))
+        scan = read_scan(path)
+        assert [warning.code for warning in scan.warnings] == ["two_frames"]
+        lps = np.diag([-1, -1, 1, 1]) @ nibabel.nifti1.load(path).affine
+        np.testing.assert_allclose(scan.geometry.voxel_to_world_matrix, lps, atol=1e-5)
+
+
+def test_a_file_without_a_frame_says_so(content: bytes, tmp_path: Path) -> None:
+    scan = read_scan(stored(tmp_path, "a.nii", put(content, 252, "2h", 0, 0)))
+    assert [warning.code for warning in scan.warnings] == ["no_orientation"]
 
 
 def edited(small: Scan, path: Path, edit: Callable[[str], str]) -> Path:

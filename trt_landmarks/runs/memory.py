@@ -26,6 +26,7 @@ from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.scan import EXTENSIONS, ScanFile, extension, scan_from_array
 from trt_landmarks.scan.dicom_objects import dicom_files
 from trt_landmarks.scan.itk import sitk
+from trt_landmarks.scan.names import readable_path
 from trt_landmarks.system import resident_bytes
 
 #: Bytes that a scan takes at most, for each byte of its voxels: decompressed and converted while it is read, and
@@ -272,7 +273,7 @@ def _dicom_bytes(path: Path) -> int:
         return 0
     reader = sitk().ImageFileReader()
     reader.SetImageIO(EXTENSIONS[".dcm"])
-    reader.SetFileName(str(path))
+    reader.SetFileName(str(readable_path(path)))
     reader.ReadImageInformation()
     one = sitk().Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
     return _product(reader.GetSize()) * int(one.GetSizeOfPixelComponent()) * reader.GetNumberOfComponents() * count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.errors import ScanError
-from trt_landmarks.geometry import Geometry
-from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, list_series
+from trt_landmarks.geometry import Floats, Geometry
+from trt_landmarks.scan.dicom_frames import read_frames
+from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, list_series, read_header
 from trt_landmarks.scan.formats import KNOWN
-from trt_landmarks.scan.itk import DICOM, check_kind, geometry_of, open_volume, sitk, voxels_of
-from trt_landmarks.scan.problems import EXPORT_SPACING, check_spacing
-from trt_landmarks.scan.slices import stack
+from trt_landmarks.scan.itk import DICOM, check_kind, open_volume, sitk, voxels_of
+from trt_landmarks.scan.names import readable_path
+from trt_landmarks.scan.problems import COPY_AGAIN, check_spacing
+from trt_landmarks.scan.slices import Stack, stack
 from trt_landmarks.scan.volume import ScanWarning
 
 Read = tuple[NDArray[Any], Geometry, tuple[ScanWarning, ...]]
@@ -45,6 +47,8 @@ def read_dicom(folder: Path, rule: str | None = None) -> Read:
         RuntimeError: ITK's own.
     """
     found = list_series(folder)
+    if rule is not None and (found is None or not chosen(found.volumes, rule)):
+        found = list_series(folder, deep=True) or found  # one series in several folders
     if found is None:
         raise ScanError(f"{folder}: no DICOM files in this folder.", KNOWN, code="scans_none")
     series = _only(found, rule or "all")
@@ -52,7 +56,31 @@ def read_dicom(folder: Path, rule: str | None = None) -> Read:
         first = found.damaged[0].name
         message = f"{folder}: {len(found.damaged)} DICOM file(s) cannot be read as part of the series, first {first}."
         raise ScanError(message, "Copy the series again.", code="scan_truncated")
-    return _read_frames(series.slices[0]) if series.slices[0].size[2] > 1 else _read_slices(folder, series.slices)
+    top = series.slices[0]
+    voxels, geometry, warnings = _read_frames(top.path) if top.size[2] > 1 else _read_slices(folder, series.slices)
+    if series.localizers:
+        text = f"{series.localizers} localizer(s) of the same series were left out."
+        warnings = (ScanWarning("localizer_left_out", text), *warnings)
+    return voxels, geometry, warnings
+
+
+def read_dicom_file(path: Path) -> Read:
+    """Voxels ``[k, j, i]``, geometry and warnings of one file that holds a volume.
+
+    Raises:
+        ScanError: if it holds something else, or its frames are not a whole, even, rectangular grid.
+        RuntimeError: ITK's own.
+    """
+    header = read_header(path)
+    if header is None:
+        raise ScanError(f"{path}: cannot be read as DICOM: it is damaged.", COPY_AGAIN)
+    if isinstance(header, str):
+        what = header or "no DICOM object"
+        raise ScanError(f"{path}: is not a volume but a {what}.", "Name the volume's own series.", code="scan_format")
+    if header.size[2] > 1:
+        return _read_frames(path)
+    check_kind(path, header.components, header.pixel, header.size)
+    raise AssertionError("a single slice is refused above")
 
 
 def _only(found: DicomFolder, rule: str) -> Series:
@@ -73,13 +101,28 @@ def _only(found: DicomFolder, rule: str) -> Series:
     return series[0]
 
 
-def _read_frames(one: Slice) -> Read:
-    """A file of many frames, whose geometry GDCM finds among them."""
-    reader = open_volume(one.path)
-    geometry = geometry_of(reader)
-    if geometry.spacing == (1, 1, 1) and geometry.origin == (0, 0, 0):  # what GDCM says if it finds nothing
-        raise ScanError(f"{one.path}: does not say its voxel size.", EXPORT_SPACING, code="scan_spacing")
-    return voxels_of(reader.Execute()), geometry, ()
+def _read_frames(path: Path) -> Read:
+    """A file of many frames, each placed and scaled by its own functional groups."""
+    reader = open_volume(path)
+    frames = read_frames(path)
+    for values, name, tolerance in ((frames.axes, "direction", 1e-3), (frames.spacing, "pixel spacing", 0)):
+        if not np.allclose(values, values[0], rtol=1e-3, atol=tolerance):
+            raise ScanError(
+                f"{path}: its frames differ in {name}.", "Export one stack of equal slices.", code="scan_slices"
+            )
+    check_spacing(path, frames.spacing[0].tolist())
+    stored = voxels_of(reader.Execute())
+    if len(stored) != len(frames.positions):
+        raise ScanError(f"{path}: its frames and their functional groups differ in number.", COPY_AGAIN)
+    if (frames.scale != frames.scale[0]).any():  # the reader has scaled all frames as the first
+        slope, intercept = frames.scale[0]
+        if slope == 0:
+            raise ScanError(f"{path}: its rescale slope is 0.", COPY_AGAIN)
+        raw = np.rint((stored.astype(np.float64) - intercept) / slope)
+        stored = (raw * frames.scale[:, :1, None] + frames.scale[:, 1:, None]).astype(np.float32)
+    axes = frames.axes[0]
+    placed = stack(path, frames.positions, np.cross(axes[:, 0], axes[:, 1]))
+    return _assembled(path, placed, axes, frames.spacing[0], stored.dtype, stored.__getitem__)
 
 
 def _read_slices(folder: Path, slices: Sequence[Slice]) -> Read:
@@ -98,26 +141,35 @@ def _read_slices(folder: Path, slices: Sequence[Slice]) -> Read:
     positions = np.array([one.position for one in slices])
     placed = stack(folder, positions, np.cross(first.axes[:, 0], first.axes[:, 1]))
 
-    voxels = np.empty((len(placed.groups), *first.size[1::-1]), np.result_type(*{_dtype(one.pixel) for one in slices}))
-    for layer, group in zip(voxels, placed.groups, strict=True):
-        layer[:] = _pixels(slices[group[0]])
-        if any(not np.array_equal(layer, _pixels(slices[n])) for n in group[1:]):
-            message = f"{folder}: {len(group)} different slices lie at the same position."
+    dtype = np.result_type(*{_dtype(one.pixel) for one in slices})
+    return _assembled(folder, placed, first.axes, first.spacing, dtype, lambda n: _pixels(slices[n]))
+
+
+def _assembled(
+    path: Path, placed: Stack, axes: Floats, spacing: Floats, dtype: Any, pixels: Callable[[int], NDArray[Any]]
+) -> Read:
+    """The volume of ordered slices; ``pixels`` gives a slice's pixels ``[j, i]``."""
+    layers = []
+    for group in placed.groups:
+        layer = pixels(group[0])
+        if any(not np.array_equal(layer, pixels(n)) for n in group[1:]):
+            message = f"{path}: {len(group)} different slices lie at the same position."
             raise ScanError(message, "Export one phase or echo as a series of its own.", code="scan_slices")
+        layers.append(layer)
+    voxels = np.stack(layers).astype(dtype, copy=False)
     warnings = placed.warnings
-    if copies := len(slices) - len(placed.groups):
+    if copies := sum(len(group) - 1 for group in placed.groups):
         text = f"{copies} slice(s) were dropped: copies of others at the same position."
         warnings = (ScanWarning("duplicate_slices", text), *warnings)
-
     length = float(np.linalg.norm(placed.step))
-    (a, b), (x, y, z), (k, j, i) = first.spacing.tolist(), placed.origin.tolist(), voxels.shape
-    direction = np.column_stack([first.axes, placed.step / length])
+    (a, b), (x, y, z), (k, j, i) = spacing.tolist(), placed.origin.tolist(), voxels.shape
+    direction = np.column_stack([axes, placed.step / length])
     return voxels, Geometry((i, j, k), (a, b, length), (x, y, z), direction), warnings
 
 
 def _pixels(one: Slice) -> NDArray[Any]:
     """A slice's pixels ``[j, i]``, rescaled."""
-    return voxels_of(sitk().ReadImage(str(one.path), imageIO=DICOM))[0]
+    return voxels_of(sitk().ReadImage(str(readable_path(one.path)), imageIO=DICOM))[0]
 
 
 def _dtype(pixel: int) -> np.dtype[Any]:

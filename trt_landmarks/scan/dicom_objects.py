@@ -33,6 +33,8 @@ _OTHERS = {
 _SECONDARY = f"{_STORAGE}7"
 #: Classes of pictures: one that cannot be read is damaged.  Anything else that has no picture is "another object".
 _PICTURES = tuple(f"{_STORAGE}{n}" for n in (1, 2, 3, 4, 6, 7, 12, 13, 20, 128, 130))
+#: A series of one slice.
+SINGLE = "single slice"
 _MODALITIES = {
     "SR": "report (SR)",
     "KO": "report (SR)",
@@ -85,11 +87,18 @@ class Series:
         uid: series instance UID; where a series has several files of many frames, with ``#2`` and so on behind.
         number: series number; empty if it has none.
         slices: in no order.
+        localizers: how many localizers under the same series UID are not among them.
     """
 
     uid: str
     number: str
     slices: tuple[Slice, ...]
+    localizers: int = 0
+
+    @property
+    def places(self) -> set[tuple[float, ...]]:
+        """Positions of the slices, to 1e-3 mm; those that state none are not among them."""
+        return {tuple(one.position.round(3).tolist()) for one in self.slices if one.position is not None}
 
     @property
     def voxels(self) -> int:
@@ -106,18 +115,20 @@ class DicomFolder:
         volumes: series that are, or should be, volumes; by series number.
         others: kind -> how many objects of it there are that are no volume.
         damaged: files that cannot be read.
+        singles: series of one slice: the others may lie in other folders.
     """
 
     path: Path
     volumes: tuple[Series, ...]
     others: Counter[str]
     damaged: tuple[Path, ...]
+    singles: tuple[Series, ...] = ()
 
 
-def dicom_files(folder: Path) -> list[Path]:
-    """Files that are DICOM by extension or by their first bytes, sorted; not those in folders below."""
-    names = [name for name in os.listdir(folder) if not name.startswith(".") and name != "DICOMDIR"]
-    files = [folder / name for name in names if (folder / name).is_file()]
+def dicom_files(folder: Path, deep: bool = False) -> list[Path]:
+    """Files that are DICOM by extension or by their first bytes, sorted; with ``deep`` those in folders below too."""
+    here = [Path(root, name) for root, _, names in os.walk(folder) for name in names] if deep else folder.iterdir()
+    files = [path for path in here if not path.name.startswith(".") and path.name != "DICOMDIR" and path.is_file()]
     return sorted(p for p in files if extension(p) == ".dcm" or (not extension(p) and is_dicom(p)))
 
 
@@ -127,16 +138,16 @@ def is_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or _bare(start)
 
 
-def list_series(folder: Path) -> DicomFolder | None:
-    """Read the headers of a folder's DICOM files; None if it has none."""
-    files = dicom_files(folder)
+def list_series(folder: Path, deep: bool = False) -> DicomFolder | None:
+    """Read the headers of a folder's DICOM files, with ``deep`` of folders below too; None if it has none."""
+    files = dicom_files(folder, deep)
     if not files:
         return None
     found: dict[str, list[Slice]] = defaultdict(list)
     others: Counter[str] = Counter()
     damaged = []
     for path in files:
-        one = _look(path)
+        one = read_header(path)
         if isinstance(one, Slice):
             found[one.series].append(one)
         elif one:
@@ -144,18 +155,23 @@ def list_series(folder: Path) -> DicomFolder | None:
         elif one is None:
             damaged.append(path)
     volumes: list[Series] = []
+    singles: list[Series] = []
     for uid, slices in found.items():
-        framed = [one for one in slices if one.size[2] > 1]
-        parts = [*([one] for one in framed), [one for one in slices if one.size[2] == 1]]
+        localizers = [one for one in slices if one.localizer]
+        images = [one for one in slices if not one.localizer] or localizers
+        framed = [one for one in images if one.size[2] > 1]
+        parts = [*([one] for one in framed), [one for one in images if one.size[2] == 1]]
         for part in filter(None, parts):
             if kind := _no_volume(part):
                 others[kind] += 1
+                if kind == SINGLE:
+                    singles.append(Series(uid, part[0].number, tuple(part)))
                 continue
             earlier = sum(volume.slices[0].series == uid for volume in volumes)
             name = f"{uid}#{earlier + 1}" if earlier else uid
-            volumes.append(Series(name, part[0].number, tuple(part)))
+            volumes.append(Series(name, part[0].number, tuple(part), len(localizers)))
     volumes.sort(key=lambda one: (int(one.number) if one.number.isdecimal() else 1 << 31, one.uid))
-    return DicomFolder(folder, tuple(volumes), others, tuple(damaged))
+    return DicomFolder(folder, tuple(volumes), others, tuple(damaged), tuple(singles))
 
 
 def counted(others: Counter[str]) -> str:
@@ -163,7 +179,7 @@ def counted(others: Counter[str]) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in sorted(others.items()))
 
 
-def _look(path: Path) -> Slice | str | None:
+def read_header(path: Path) -> Slice | str | None:
     """A file's header; the kind of an object that is no picture; empty for a file that is not DICOM; None: damaged."""
     start = _start(path, 4096)
     sop_class = _sop_class(start)
@@ -209,7 +225,7 @@ def _no_volume(slices: Sequence[Slice]) -> str:
     if _belongs(slices[0].sop_class, _SECONDARY) and not apart:
         return "secondary capture"
     if len(slices) < 2:
-        return "single slice"
+        return SINGLE
     if len(lying) and (normals @ normals[0] < 0.99).any():
         return "series of planes that are not parallel"
     if len(lying) == len(slices) and not apart:

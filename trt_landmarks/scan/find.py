@@ -39,11 +39,20 @@ class _Rules:
     exclude: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Slices of a series in one folder: their entry among the scans, and where they lie."""
+
+    series: str | None
+    places: set[tuple[float, ...]]
+
+
 @dataclass
 class _PassedOver:
     """What is not taken of a folder."""
 
     others: Counter[str] = field(default_factory=Counter)  # DICOM objects that are no volume
+    folders: dict[str, dict[Path, _Part]] = field(default_factory=dict)  # series UID -> folder -> what is there
     unmatched: int = 0  # scans that the patterns leave out, and volumes of other series than those asked for
 
 
@@ -130,6 +139,7 @@ def _below(root: Path, rules: _Rules) -> list[_Found]:
         scans += [(path, "", rule if extension(path) == ".zip" else None) for path in wanted]
         for folder in (here, *(here / one for one in folders if (here / one).is_symlink())):
             scans += [(folder, suffix, series) for suffix, series in _series(folder, root, rules, passed)]
+    scans = _joined(scans, passed.folders)
     if not scans:
         raise _nothing(root, passed)
     top = Path(os.path.abspath(root)).name
@@ -139,6 +149,27 @@ def _below(root: Path, rules: _Rules) -> list[_Found]:
         name = case_id(path) + suffix
         found.append(_Found(path, (name, "_".join((*inner, name)), "_".join((top, *inner, name))), series))
     return found
+
+
+def _joined(
+    scans: list[tuple[Path, str, str | None]], folders: dict[str, dict[Path, _Part]]
+) -> list[tuple[Path, str, str | None]]:
+    """The scans, with those DICOM series whose slices lie in several folders as one each, of the folder above."""
+    joined = []
+    for uid, places in folders.items():
+        parts = [part.places for part in places.values()]
+        if len(places) < 2 or sum(map(len, parts)) != len(set().union(*parts)):
+            continue  # one folder, or copies: each is a scan
+        split = {(folder, part.series) for folder, part in places.items()}
+        scans = [scan for scan in scans if (scan[0], scan[2]) not in split]
+        above = Path(os.path.commonpath(places))
+        joined.append((above, uid))
+    same = Counter(above for above, _ in joined)
+    taken: Counter[Path] = Counter()
+    for above, uid in joined:
+        taken[above] += 1
+        scans.append((above, f"_s{taken[above]}" if same[above] > 1 else "", uid))
+    return scans
 
 
 def _is_scan(path: Path) -> bool:
@@ -158,9 +189,17 @@ def _series(folder: Path, root: Path, rules: _Rules, passed: _PassedOver) -> lis
     if found is None:
         return []
     passed.others += found.others
+    for single in found.singles:
+        passed.folders.setdefault(single.uid, {})[folder] = _Part(single.uid, single.places)
     if not found.volumes:
         return [("", None)] if found.damaged else []
-    if len(found.volumes) == 1 and rules.series in ("all", "largest"):
+    alone = len(found.volumes) == 1 and rules.series in ("all", "largest")
+    for volume in found.volumes:
+        if volume.slices[0].size[2] == 1:
+            passed.folders.setdefault(volume.slices[0].series, {})[folder] = _Part(
+                None if alone else volume.uid, volume.places
+            )
+    if alone:
         return [("", None)]
     taken = {one.uid for one in chosen(found.volumes, rules.series)}
     passed.unmatched += len(found.volumes) - len(taken)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from trt_landmarks.scan.names import printable_name
+
 #: Known extensions and ITK's name for what reads them (empty: not ITK); DICOM files need none.
 EXTENSIONS: dict[str, str] = {
     ".nii.gz": "NiftiImageIO",
@@ -30,4 +32,4 @@ def case_id(path: str | Path) -> str:
     """A file's name without its scan extension, a folder's name: ``LG.J_.nii.gz`` is ``LG.J_``."""
     name = Path(os.path.abspath(path)).name
     known = "" if Path(path).is_dir() else extension(path)
-    return name[: len(name) - len(known)] or "scan"
+    return printable_name(name[: len(name) - len(known)]) or "scan"

@@ -15,6 +15,7 @@ from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan.dicom_lengths import lengths_fit
 from trt_landmarks.scan.formats import EXTENSIONS, extension
 from trt_landmarks.scan.limits import check_count
+from trt_landmarks.scan.names import readable_path
 from trt_landmarks.scan.problems import COPY_AGAIN, bad_components, bad_direction, no_memory, not_there, truncated
 from trt_landmarks.scan.volume import Scan, checked
 
@@ -40,7 +41,7 @@ def open_header(path: Path) -> Any:
         raise RuntimeError("an element is longer than its file")
     reader = sitk().ImageFileReader()
     reader.SetImageIO(kind)
-    reader.SetFileName(str(path))
+    reader.SetFileName(str(readable_path(path)))
     reader.ReadImageInformation()
     return reader
 

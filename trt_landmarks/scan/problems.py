@@ -10,6 +10,9 @@ from trt_landmarks.errors import ScanError
 
 COPY_AGAIN = "Copy or export the file again."
 EXPORT_SPACING = "Export the scan again with its true voxel size."
+#: Voxel edges and positions of a scan lie within these bounds: what lies beyond is damaged, not a scan.
+SMALLEST_SPACING_MM, LARGEST_SPACING_MM = 1e-6, 1e3
+FARTHEST_MM = 1e6
 TRUE_EXTENSION = "Give it the extension of its true format."
 
 
@@ -41,7 +44,7 @@ def not_there(path: Path, name: str) -> ScanError:
 
 
 def check_spacing(path: Path, spacing: Sequence[float]) -> None:
-    """Raise ScanError unless every spacing is a positive number."""
-    if not all(math.isfinite(s) and s > 0 for s in spacing):
+    """Raise ScanError unless every spacing is a possible voxel edge in mm."""
+    if not all(math.isfinite(s) and SMALLEST_SPACING_MM <= s <= LARGEST_SPACING_MM for s in spacing):
         shown = " x ".join(f"{s:g}" for s in spacing)
-        raise ScanError(f"{path}: voxel size {shown} is not possible.", EXPORT_SPACING, code="scan_spacing")
+        raise ScanError(f"{path}: invalid voxel spacing {shown} mm.", EXPORT_SPACING, code="scan_spacing")

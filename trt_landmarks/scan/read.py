@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from trt_landmarks.errors import ScanError
+from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan.archive import unpacked
 from trt_landmarks.scan.arrays import read_npz
-from trt_landmarks.scan.dicom import read_dicom
+from trt_landmarks.scan.dicom import read_dicom, read_dicom_file
 from trt_landmarks.scan.dicom_objects import is_dicom
 from trt_landmarks.scan.find import find_scans
 from trt_landmarks.scan.formats import KNOWN, case_id, extension
 from trt_landmarks.scan.itk import explain, geometry_of, open_volume, sitk, voxels_of
 from trt_landmarks.scan.nifti import read_nifti
 from trt_landmarks.scan.problems import no_memory, truncated
-from trt_landmarks.scan.text_headers import check_meta, check_nrrd
-from trt_landmarks.scan.volume import Scan, ScanFile, checked
+from trt_landmarks.scan.text_headers import TextFrame, check_meta, check_nrrd
+from trt_landmarks.scan.volume import Scan, ScanFile, ScanWarning, checked
 
 
 def read_scan(scan: str | Path | ScanFile) -> Scan:
@@ -80,12 +83,32 @@ def _read(file: ScanFile) -> Scan:
         return checked(Scan(file.id, path, *read_nifti(path)))
     if known == ".npz":
         return checked(Scan(file.id, path, *read_npz(path)))
-    if known in (".nrrd", ".nhdr"):
-        check_nrrd(path)
-    elif known in (".mha", ".mhd"):
-        check_meta(path)
+    if known in ("", ".dcm"):
+        return checked(Scan(file.id, path, *read_dicom_file(path)))
+    frame = check_nrrd(path) if known in (".nrrd", ".nhdr") else check_meta(path)
     reader = open_volume(path)
-    return checked(Scan(file.id, path, voxels_of(reader.Execute()), geometry_of(reader)))
+    geometry, warnings = _in_mm(path, geometry_of(reader), frame)
+    return checked(Scan(file.id, path, voxels_of(reader.Execute()), geometry, warnings))
+
+
+def _in_mm(path: Path, geometry: Geometry, frame: TextFrame) -> tuple[Geometry, tuple[ScanWarning, ...]]:
+    """The geometry in mm, compared with what the header says in plain text."""
+    if frame.spacing and not np.allclose(geometry.spacing, frame.spacing, rtol=1e-3, atol=0):
+        read, said = (" x ".join(f"{s:g}" for s in spacing) for spacing in (geometry.spacing, frame.spacing))
+        raise ScanError(
+            f"{path}: its header says a voxel size of {said}, and the reader took {read}.",
+            "A library has set a locale with decimal commas: call locale.setlocale(locale.LC_NUMERIC, 'C').",
+            code="scan_spacing",
+        )
+    if frame.millimetres != 1:
+        spacing = [s * frame.millimetres for s in geometry.spacing]
+        origin = [o * frame.millimetres for o in geometry.origin]
+        (a, b, c), (x, y, z) = spacing, origin
+        geometry = replace(geometry, spacing=(a, b, c), origin=(x, y, z))
+    if frame.oriented:
+        return geometry, ()
+    text = "The file states no orientation: left and right, front and back may be exchanged."
+    return geometry, (ScanWarning("no_orientation", text),)
 
 
 def _read_archive(file: ScanFile) -> Scan:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +26,34 @@ from trt_landmarks.scan.problems import (
     truncated,
 )
 
+#: NRRD's names of spaces with anatomical axes; the others state no orientation.
+_ANATOMICAL = {
+    "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las",
+}  # fmt: skip
+_UNITS = {
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1e-3),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-6),
+}
+
+
+@dataclass(frozen=True)
+class TextFrame:
+    """What a text header says of the frame.
+
+    Attributes:
+        spacing: lengths along i, j, k as the header has them, in its unit; empty if it was not looked at.
+        millimetres: that its unit has.
+        oriented: whether it states the directions of the axes.
+    """
+
+    spacing: tuple[float, ...]
+    millimetres: float
+    oriented: bool
+
+
 #: Bytes in which a header must end.
 _HEADER = 1 << 20
 
@@ -37,7 +66,7 @@ _NRRD_BYTES = {
 }  # fmt: skip
 
 
-def check_nrrd(path: Path) -> None:
+def check_nrrd(path: Path) -> TextFrame:
     """Check a NRRD file's sizes, spacing, origin and data; its own reader checks the rest.
 
     Raises:
@@ -50,6 +79,7 @@ def check_nrrd(path: Path) -> None:
     named = fields.get("data file") or fields.get("datafile", "")
     if not gap and not named:
         raise truncated(path, "it ends within the header")
+    frame = TextFrame((), 1.0, False)
     if fields.get("dimension") not in (None, "1", "2"):
         vectors = re.findall(r"\(([^)]*)\)", fields.get("space directions", ""))
         spacing = [math.hypot(*_numbers(v)) for v in vectors] or _numbers(fields.get("spacings", ""))
@@ -58,14 +88,19 @@ def check_nrrd(path: Path) -> None:
             raise ScanError(f"{path}: does not say its voxel size.", EXPORT_SPACING, code="scan_spacing")
         check_spacing(path, spacing)
         _check_origin(path, fields.get("space origin", ""))
+        stated = bool(vectors) and fields.get("space", "").strip().lower() in _ANATOMICAL
+        frame = TextFrame(tuple(spacing[:3]), _millimetres(path, fields.get("space units", "")), stated)
     sizes = _sizes(path, fields.get("sizes", ""))
     kind = re.sub(r"^(un)?signed |_t$", "", fields.get("type", ""))
     needed = check_count(path, sizes) * _NRRD_BYTES.get(kind, 0)
     if named.startswith("LIST") or "%" in named or any(key.endswith(" skip") for key in fields):
-        return
+        return frame
     encoding = fields.get("encoding")
+    if encoding in ("bz2", "bzip2"):
+        message = f"{path}: is compressed with bzip2, which the reader does not have."
+        raise ScanError(message, "Store it with gzip or raw encoding.", code="scan_format")
     if encoding not in ("gz", "gzip", "raw") or not needed:
-        return  # text, or what the reader refuses
+        return frame  # text, or what the reader refuses
     with _data(path, named, start) as (file, size):
         if encoding == "raw":
             _check_size(path, size, needed)
@@ -73,9 +108,10 @@ def check_nrrd(path: Path) -> None:
             with gzip_fill(path, file) as fill:
                 pass_over(path, fill, needed)
                 check_end(path, fill)
+    return frame
 
 
-def check_meta(path: Path) -> None:
+def check_meta(path: Path) -> TextFrame:
     """Check a MetaImage file's sizes, spacing, origin, and that its voxels are complete.
 
     Raises:
@@ -90,15 +126,21 @@ def check_meta(path: Path) -> None:
     if "NDims" not in fields or "DimSize" not in fields:
         raise ScanError(f"{path}: its header is damaged: it does not say the size.", COPY_AGAIN)
     sizes = _sizes(path, fields["DimSize"])
+    frame = TextFrame((), 1.0, False)
     if len(sizes) > 2:
         spacing = _numbers(fields.get("ElementSpacing", fields.get("ElementSize", "")))
         if len(spacing) < 3:
             raise ScanError(f"{path}: does not say its voxel size.", EXPORT_SPACING, code="scan_spacing")
         check_spacing(path, spacing[:3])
         _check_origin(path, fields.get("Offset", fields.get("Position", fields.get("Origin", ""))))
+        stated = any(key in fields for key in ("TransformMatrix", "Rotation", "Orientation"))
+        frame = TextFrame(tuple(spacing[:3]), 1.0, stated)
     channels = _sizes(path, fields.get("ElementNumberOfChannels", "1"))
     kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
     size = _META_BYTES.get(kind, _META_BYTES.get(kind.removeprefix("U"), 0))
+    if kind.removeprefix("U") == "LONG":
+        message = f"{path}: its voxels are of the type {fields['ElementType']}, whose size depends on the machine."
+        raise ScanError(message, "Store them as MET_INT or MET_LONG_LONG.", code="scan_components")
     if not size or _sizes(path, fields["NDims"]) != [len(sizes)]:  # MetaIO would tell standard error so
         message = f"{path}: its header is damaged: its voxels' type or the number of its axes makes no sense."
         raise ScanError(message, COPY_AGAIN)
@@ -106,16 +148,37 @@ def check_meta(path: Path) -> None:
 
     named = fields["ElementDataFile"]
     if named.upper() == "LIST" or "%" in named or fields.get("BinaryData", "True") != "True":
-        return
+        return frame
     with _data(path, "" if named.upper() == "LOCAL" else named, start) as (file, there):
         if fields.get("CompressedData") == "True":
-            # ITK takes as much memory as this says, and then reads.
-            _check_size(path, there, sum(_sizes(path, fields.get("CompressedDataSize", "0"))))
+            # ITK takes as much memory as this says, and then unpacks that much: with less, voxels stay as memory was.
+            stated_size = sum(_sizes(path, fields.get("CompressedDataSize", "0")))
+            _check_size(path, there, stated_size)
+            if stated_size < there:
+                message = f"{path}: states {stated_size} bytes of compressed voxels and has {there}."
+                raise ScanError(message, COPY_AGAIN, code="scan_truncated")
             fill = zlib_fill(path, file)
             pass_over(path, fill, needed)
             check_end(path, fill)
         else:
             _check_size(path, there, needed)
+    return frame
+
+
+def _millimetres(path: Path, text: str) -> float:
+    """How many mm the unit of NRRD's ``space units`` has; 1 if none is stated.
+
+    Raises:
+        ScanError: for an unknown unit, or axes in different units.
+    """
+    units = {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text)} - {"", "none", "???"}
+    if not units:
+        return 1.0
+    unknown = units - _UNITS.keys()
+    if unknown or len(units) > 1:
+        what = "unknown space units" if unknown else "axes in different units"
+        raise ScanError(f"{path}: {what}: {', '.join(sorted(units))}.", "Store it in mm.", code="scan_units")
+    return _UNITS[units.pop()]
 
 
 def _header(path: Path, separator: bytes) -> tuple[str, str, int]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Geometry
-from trt_landmarks.scan.problems import COPY_AGAIN, bad_direction, check_spacing
+from trt_landmarks.scan.names import printable_name
+from trt_landmarks.scan.problems import COPY_AGAIN, FARTHEST_MM, bad_direction, check_spacing
 
 #: How far direction cosines may be from perpendicular unit vectors: files print as few as three decimals.
 DIRECTION_TOLERANCE = 2e-3
@@ -69,7 +70,7 @@ class ScanFile:
     @property
     def shown(self) -> str:
         """The scan in results, reports and errors: its path as the user named it, or its label."""
-        return str(self.path) if self.label is None else self.label
+        return printable_name(str(self.path)) if self.label is None else self.label
 
 
 def scan_from_array(voxels: NDArray[Any], geometry: Geometry, id: str = "array", path: Path | None = None) -> Scan:
@@ -96,7 +97,7 @@ def checked(scan: Scan) -> Scan:
         message = f"{name}: voxels of type {voxels.dtype} are not supported."
         raise ScanError(message, "Convert them to float32.", code="scan_components")
     check_spacing(name, geometry.spacing)
-    if not np.isfinite(geometry.origin).all():
+    if not (np.isfinite(geometry.origin).all() and np.abs(geometry.origin).max() <= FARTHEST_MM):
         raise ScanError(f"{name}: its origin {geometry.origin} is not a position.", COPY_AGAIN, code="scan_origin")
     # Mirrored axes are orthonormal too and fine: the file then stores its columns or slices the other way round.
     if not np.abs(geometry.direction.T @ geometry.direction - np.eye(3)).max() <= DIRECTION_TOLERANCE:
