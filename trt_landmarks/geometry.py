@@ -109,14 +109,6 @@ class Grid:
         origin = np.asarray(self.centre, dtype=np.float64) - self.axes @ half
         return Geometry(self.shape, self.spacing, (origin[0], origin[1], origin[2]), self.axes)
 
-    def to_world(self, offsets: ArrayLike) -> Floats:
-        """Offsets ``[..., 3]`` from the centre, mm along the grid's axes, to LPS mm."""
-        return np.asarray(offsets, dtype=np.float64) @ self.axes.T + self.centre
-
-    def to_offset(self, points: ArrayLike) -> Floats:
-        """LPS mm points ``[..., 3]`` to offsets from the centre, mm along the grid's axes."""
-        return (np.asarray(points, dtype=np.float64) - self.centre) @ self.axes
-
 
 def same_slice(centres: ArrayLike, members: Sequence[int], axis: int, axes: Floats | None = None) -> Floats:
     """Reset a group's centres to one slice: their mean coordinate along ``axis`` (Pang et al. 2023, section 2.2).

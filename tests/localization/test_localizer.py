@@ -163,23 +163,6 @@ def test_groups_along_other_axes(axis: str) -> None:
     assert np.ptp(engine.centres["group-flat"] @ normal) < 1e-4
 
 
-def test_refine_starts_from_given_points() -> None:
-    task = surveyed()
-    scans = ramps(big(GEOMETRIES["oblique"]))
-    localizer = Localizer(task, HEAD, scrambled_engine(task))
-    whole = localizer.localize(scans[0])
-    again = localizer.refine(scans[0], whole.coarse_points)
-    np.testing.assert_array_equal(again.points, whole.points)
-    assert "coarse" not in again.timing_ms
-    start = HEAD + CENTRE
-    other = localizer.refine(scans[0], start.tolist())  # type: ignore[arg-type]
-    np.testing.assert_allclose(other.coarse_points, start)
-    reach = np.linalg.norm(np.asarray(task.fine.extent_mm)) / 2
-    independent = list(task.independent)
-    assert (np.linalg.norm(other.points - start, axis=1)[independent] <= reach).all()
-    assert np.abs(other.points - whole.points).max() > 1e-3
-
-
 def scrambled_engine(task: Task) -> TorchEngine:
     return TorchEngine(scrambled(build_nets(task)))
 

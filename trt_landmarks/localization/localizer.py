@@ -77,11 +77,6 @@ class Localizer:
         coarse = [scan.geometry.centre + o.astype(np.float64) for scan, o in zip(scans, offsets, strict=True)]
         return self._refine(scans, ranges, coarse, clock)
 
-    def refine(self, scan: Scan, coarse_points: Floats) -> Localization:
-        """The fine stage alone, from given coarse points ``[N, 3]`` (LPS mm)."""
-        intensities = intensity_range(scan.voxels, self.task.intensity)
-        return self._refine([scan], [intensities], [np.asarray(coarse_points)], _Clock(1))[0]
-
     def coarse_grid(self, scan: Scan) -> Grid:
         """The coarse grid: about the scan's middle, along the world's axes."""
         coarse = self.task.coarse
