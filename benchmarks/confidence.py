@@ -1,4 +1,4 @@
-"""How far a model's confidence can be trusted: on cases left out, on scans that are something else, and sign by sign.
+"""How far a model's confidence can be trusted: on cases left out, on other scans, and feature by feature.
 
     python -m benchmarks.confidence MODEL --data DIR --observations FILE.npz --out benchmarks/results/NAME
         [--others DIR] [--kept OTHERS.npz]
@@ -97,7 +97,7 @@ def turned(scan: Scan, points: Floats, turn: Floats) -> tuple[Scan, Floats]:
 
 
 def candidates(bundle: Bundle, shape: ShapeModel, observations: list[Observation]) -> dict[str, Floats]:
-    """Signs that could be used beside those that are: name -> ``[S, N]``."""
+    """Features that could be used beside those that are: name -> ``[S, N]``."""
     voxel = float(np.mean(bundle.task.fine.spacing_mm))
     half = np.asarray(bundle.task.fine.extent_mm) / 2
     moved, border, off, size = [], [], [], []
@@ -123,22 +123,22 @@ def candidates(bundle: Bundle, shape: ShapeModel, observations: list[Observation
 
 
 def ablation(data: Sample, more: dict[str, Floats]) -> list[dict[str, Any]]:
-    """Area under the curve, and large errors found at the same rate of false alarms, with several sets of signs."""
-    peak, unexpected = data.signs[..., 0], data.signs[..., 1]
+    """Area under the curve, and large errors found at the same rate of false alarms, with several sets of features."""
+    peak, unexpected = data.features[..., 0], data.features[..., 1]
     means = {f"mean {name}": np.broadcast_to(values.mean(axis=1)[:, None], values.shape)
              for name, values in (("peak", peak), ("shape", unexpected))}  # fmt: skip
     sets = {"peak": [peak], "shape": [unexpected], "peak, shape": [peak, unexpected]}
     sets |= {f"peak, shape, {name}": [peak, unexpected, values] for name, values in (more | means).items()}
     sets["all"] = [peak, unexpected, *more.values(), *means.values()]
     large_mm = LARGE * float(np.nanmedian(data.errors[data.part == "clean"]))
-    rows = [{"signs": "height of the heat map, nothing fitted", **ranking(data, -data.peaks, large_mm)}]
-    for name, signs in sets.items():
-        chosen = replace(data, signs=np.stack(signs, axis=-1))
+    rows = [{"features": "height of the heatmap, nothing fitted", **ranking(data, -data.peaks, large_mm)}]
+    for name, columns in sets.items():
+        chosen = replace(data, features=np.stack(columns, axis=-1))
         scores = np.zeros(data.errors.shape)
         for case in data.cases:
             here = data.case == case
-            scores[here] = fit_score(chosen.where(~here), large_mm)(chosen.signs[here])
-        rows.append({"signs": name, **ranking(data, scores, large_mm)})
+            scores[here] = fit_score(chosen.where(~here), large_mm)(chosen.features[here])
+        rows.append({"features": name, **ranking(data, scores, large_mm)})
     return rows
 
 
@@ -180,29 +180,29 @@ def main() -> None:
         if options.kept is not None:
             save_observations(options.kept, strange)
     rows = judge_others(done.model, strange)
-    signs = ablation(sample(shape, seen), candidates(bundle, shape, seen))
-    report = {**done.report, "signs": signs, "others": rows}
+    features = ablation(sample(shape, seen), candidates(bundle, shape, seen))
+    report = {**done.report, "features": features, "others": rows}
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    text = render(done.report) + tables(signs, rows) + f"\nMade with: `{COMMAND.format(bundle.name)}`\n"
+    text = render(done.report) + tables(features, rows) + f"\nMade with: `{COMMAND.format(bundle.name)}`\n"
     options.out.with_suffix(".md").write_text(text)
     print(text)
 
 
-def tables(signs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
-    """Markdown of the signs and of the other scans."""
+def tables(features: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """Markdown of the features and of the other scans."""
     parts = (*PARTS, "all")
     lines = [
         "",
-        "## Which signs",
+        "## Which features",
         "",
         f"Area under the curve / large errors flagged when {100 * FALSE_ALARMS:g} % of the part's other landmarks are.",
         "",
-        f"| signs | {' | '.join(parts)} |",
+        f"| features | {' | '.join(parts)} |",
         f"|---|{'---|' * len(parts)}",
     ]
-    for row in signs:
+    for row in features:
         cells = (f"{row[part]['area_under_curve']:.3f} / {100 * row[part]['detected']:.0f} %" for part in parts)
-        lines.append(f"| {row['signs']} | {' | '.join(cells)} |")
+        lines.append(f"| {row['features']} | {' | '.join(cells)} |")
     lines += [
         "",
         "## Scans of something else, or lying otherwise",

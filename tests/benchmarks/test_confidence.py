@@ -1,4 +1,4 @@
-"""The benchmark of confidence: signs compared on made-up localizations, scans turned with their landmarks."""
+"""The benchmark of confidence: features compared on made-up localizations, scans turned with their landmarks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trt_landmarks.preprocessing.sampling import sample as sampled
 from trt_landmarks.scan import Scan
 
 
-def test_signs_that_say_nothing_add_nothing() -> None:
-    """The made-up errors show in the heat maps and in the shape, and in no other sign."""
+def test_uninformative_features_add_nothing() -> None:
+    """The made-up errors show in the heatmaps and in the shape, and in no other feature."""
     shape, seen = fit_shape_model(shapes(10)), observations(5)
     bundle: Any = SimpleNamespace(task=TASK, mean_shape=HEAD)
     more = candidates(bundle, shape, seen)
     data = sample(shape, seen)
     assert all(values.shape == data.errors.shape and np.isfinite(values).all() for values in more.values())
-    rows = {row["signs"]: row["all"]["area_under_curve"] for row in ablation(data, more)}
+    rows = {row["features"]: row["all"]["area_under_curve"] for row in ablation(data, more)}
     assert rows["peak, shape"] > 0.9
     assert max(rows.values()) < rows["peak, shape"] + 0.03
     text = tables(ablation(data, more), [])

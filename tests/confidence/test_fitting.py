@@ -27,7 +27,7 @@ def test_large_errors_are_flagged_in_scans_never_seen(shape: ShapeModel, data: S
     assert model.large_error_mm == pytest.approx(LARGE * np.median(data.errors[data.kind == "clean"]))
     new = sample(shape, observations(15, seed=7))
     large = new.errors > model.large_error_mm
-    said = [model.reliability(model.score(one)) for one in new.signs]
+    said = [model.reliability(model.score(one)) for one in new.features]
     low, bound, wrong = (np.array([getattr(s, name) for s in said]) for name in ("low", "error_90_mm", "wrong_anatomy"))
     assert low[new.known & large].mean() >= 0.8
     assert low[new.known & ~large].mean() <= 0.1
@@ -39,7 +39,7 @@ def test_large_errors_are_flagged_in_scans_never_seen(shape: ShapeModel, data: S
 def test_the_confidence_is_a_probability(shape: ShapeModel, data: Sample) -> None:
     model = fit_confidence(TASK, shape, data)
     new = sample(shape, observations(25, seed=8))
-    confidence = np.stack([model.confidence(model.score(one)) for one in new.signs])[new.known]
+    confidence = np.stack([model.confidence(model.score(one)) for one in new.features])[new.known]
     good = (new.errors <= model.large_error_mm)[new.known]
     assert confidence.mean() == pytest.approx(good.mean(), abs=0.03)
     for low, high in ((0, 0.5), (0.5, 1)):
@@ -69,9 +69,9 @@ def test_landmarks_without_truth_and_wrong_scans_do_not_teach(shape: ShapeModel,
 
 def test_a_model_that_makes_no_large_errors_can_be_fitted(shape: ShapeModel, data: Sample) -> None:
     model = fit_confidence(TASK, shape, replace(data, errors=np.full(data.errors.shape, 0.3)))
-    said = model.reliability(model.score(data.signs[0]))
+    said = model.reliability(model.score(data.features[0]))
     assert_allclose(said.expected_error_mm, 0.3)
-    assert model.confidence(model.score(data.signs[0])).min() > 0.9
+    assert model.confidence(model.score(data.features[0])).min() > 0.9
 
 
 def test_too_few_cases_are_refused(shape: ShapeModel, data: Sample) -> None:

@@ -28,6 +28,7 @@ def test_it_reads_back_as_it_was_written(model: ConfidenceModel, tmp_path: Path)
     replace(model, measured={"cases": ["a"]}).write(path)
     again = read_confidence(path, TASK)
     assert again.measured == {"cases": ["a"]}
+    assert json.loads(path.read_text())["signs"] == ["peak", "shape"]  # the key of format 1, as in the shipped models
     for one in observations(2, seed=3):
         before, after = model.judge(one.found), again.judge(one.found)
         assert before.reliability is not None and after.reliability is not None
@@ -75,7 +76,7 @@ def test_a_lower_heat_map_is_never_trusted_more(model: ConfidenceModel) -> None:
     [
         ({"format": 2}, "has format 2"),
         ({"landmarks": ["a"]}, "is of other landmarks than those of the task small"),
-        ({"signs": ["peak"]}, "is fitted to other signs"),
+        ({"signs": ["peak"]}, "is fitted to other features"),
         ({"steepness": None}, "is damaged"),
         ({"steepness": float("nan")}, "is damaged"),
         ({"score": {}}, "is damaged"),

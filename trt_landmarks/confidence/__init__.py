@@ -1,1 +1,1 @@
-"""Confidence that means something: what a localization's own signs say of its error, learnt from validation scans."""
+"""Calibrated confidence: predicts each landmark's error from features available at inference; fitted here."""

@@ -1,7 +1,7 @@
-"""Fits a model's confidence to what it found in scans whose truth is known.
+"""Fits a model's confidence to its localizations of scans whose truth is known.
 
-Small and transparent: a ridge-penalized logistic regression on the signs, a second logistic function that takes back
-what the first promises too much, and a table of means and quantiles made monotone.  NumPy only.
+Small and transparent: a ridge-penalized logistic regression on the features, Platt scaling of its scores on cases left
+out, and a table of means and quantiles made monotone by isotonic regression.  NumPy only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trt_landmarks.confidence.perturbation import HARD, MILD, WRONG
 from trt_landmarks.errors import DatasetError
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.confidence import ConfidenceModel, Score, Table, standardized
-from trt_landmarks.localization.features import signs
+from trt_landmarks.localization.features import extract_features
 from trt_landmarks.localization.shape_model import ShapeModel
 from trt_landmarks.task.task import Task
 
@@ -27,8 +27,8 @@ LARGE = 3.0
 FALSE_ALARMS = 0.08
 #: Cases that a fit needs: it is measured on each by what the others gave, and these need others in turn.
 FEWEST_CASES = 3
-#: Ridge penalties: on the signs' weights, and on the landmarks' own terms.
-RIDGE_SIGNS, RIDGE_LANDMARKS = 1e-4, 3e-4
+#: Ridge penalties: on the features' weights, and on the landmarks' own terms.
+RIDGE_FEATURES, RIDGE_LANDMARKS = 1e-4, 3e-4
 #: Rows of the table, at most, and the points that a row stands for, at least.
 ROWS, ROW_POINTS = 40, 60
 CLEAN = "clean"
@@ -43,15 +43,15 @@ class Sample:
     """Observations as arrays: S scans, N landmarks.
 
     Attributes:
-        signs: ``[S, N, F]``.
-        peaks: ``[S, N]`` heights of the heat maps.
+        features: ``[S, N, F]``.
+        peaks: ``[S, N]`` heights of the heatmaps.
         errors: ``[S, N]`` mm; NaN where there is no truth.
         case: ``[S]`` ids of the annotated scans.
         kind: ``[S]`` what was done.
         part: ``[S]`` one of :data:`PARTS`, or ``wrong``.
     """
 
-    signs: Floats
+    features: Floats
     peaks: Floats
     errors: Floats
     case: NDArray[np.str_]
@@ -76,7 +76,7 @@ class Sample:
 def sample(shape: ShapeModel, observations: Sequence[Observation]) -> Sample:
     """Observations as arrays."""
     return Sample(
-        np.stack([signs(shape, one.found) for one in observations]),
+        np.stack([extract_features(shape, one.found) for one in observations]),
         np.stack([one.found.confidence for one in observations]),
         np.stack([one.errors for one in observations]),
         np.array([one.case for one in observations]),
@@ -119,7 +119,7 @@ def _fit(task: Task, shape: ShapeModel, data: Sample) -> ConfidenceModel:
     scores = np.zeros_like(data.errors)
     for case in data.cases:  # what a score means is seen on cases that it was not fitted to
         here = data.case == case
-        scores[here] = fit_score(data.where(~here), large_mm)(data.signs[here])
+        scores[here] = fit_score(data.where(~here), large_mm)(data.features[here])
     columns = np.stack([scores[known], np.ones(known.sum())], axis=1)
     slope, constant = _logistic(columns, large[known], np.full(2, 1e-6))
     steepness = max(float(slope), 1e-3)
@@ -139,16 +139,16 @@ def _fit(task: Task, shape: ShapeModel, data: Sample) -> ConfidenceModel:
 
 
 def fit_score(data: Sample, large_mm: float) -> Score:
-    """Logistic regression of large errors on the standardized signs and a term for each landmark."""
+    """Logistic regression of large errors on the standardized features and a term for each landmark."""
     known, count = data.known, data.errors.shape[1]
-    raw = data.signs[known]
+    raw = data.features[known]
     centre, spread = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
     landmark = np.eye(count)[np.nonzero(known)[1]]
     columns = np.concatenate([standardized(raw, centre, spread), landmark, np.ones((len(raw), 1))], axis=1)
-    signs = raw.shape[1]
-    ridge = np.array([RIDGE_SIGNS] * signs + [RIDGE_LANDMARKS] * count + [1e-9])
+    width = raw.shape[1]
+    ridge = np.array([RIDGE_FEATURES] * width + [RIDGE_LANDMARKS] * count + [1e-9])
     found = _logistic(columns, data.errors[known] > large_mm, ridge)
-    return Score(centre, spread, found[:signs], found[signs:-1] + found[-1])
+    return Score(centre, spread, found[:width], found[width:-1] + found[-1])
 
 
 def _logistic(columns: Floats, target: NDArray[np.bool_], ridge: Floats) -> Floats:
@@ -176,7 +176,7 @@ def _fit_table(score: Floats, errors: Floats) -> Table:
 
 
 def _increasing(values: Floats) -> Floats:
-    """The increasing sequence that is nearest, by least squares (pooling adjacent violators)."""
+    """The increasing sequence that is nearest, by least squares (isotonic regression: pooling adjacent violators)."""
     pools: list[tuple[float, int]] = []  # value, length
     for value in values.tolist():
         pools.append((value, 1))

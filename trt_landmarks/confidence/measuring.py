@@ -75,7 +75,7 @@ def judge_left_out(data: Sample, models: Mapping[str, ConfidenceModel]) -> Judge
     large, low, wrong = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool), np.zeros(shape[0], dtype=bool)
     for row, case in enumerate(data.case.tolist()):
         model = models[case]
-        score = model.score(data.signs[row])
+        score = model.score(data.features[row])
         said = model.reliability(score)
         large[row] = data.errors[row] > model.large_error_mm
         confidence[row], low[row], wrong[row] = model.confidence(score), said.low, said.wrong_anatomy

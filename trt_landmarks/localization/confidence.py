@@ -1,12 +1,12 @@
-"""The confidence of a model: from the signs of a localization to probabilities and millimetres.
+"""The calibrated confidence of a model: from the features of a localization to probabilities and millimetres.
 
 ::
 
-    signs -> score -> confidence            probability that the error is not large
-                   -> expected_error_mm     mean error of landmarks with this score
-                   -> error_90_mm           90 % of the landmarks with this score have a smaller error
+    features -> score -> confidence            probability that the error is not large
+                      -> expected_error_mm     mean error of landmarks with this score
+                      -> error_90_mm           90 % of the landmarks with this score have a smaller error
 
-The score is a weighted sum of the signs (:mod:`~trt_landmarks.localization.features`) and of a term for the
+The score is a weighted sum of the features (:mod:`~trt_landmarks.localization.features`) and of a term for the
 landmark: the logarithm of the odds that the error is large.  All is fitted on validation scans
 (:mod:`~trt_landmarks.confidence.fitting`) and kept in ``confidence.json``; inference needs NumPy only.
 """
@@ -25,25 +25,25 @@ from numpy.typing import ArrayLike
 from trt_landmarks.errors import BundleError
 from trt_landmarks.files import read_text, write_text
 from trt_landmarks.geometry import Floats
-from trt_landmarks.localization.features import SIGNS, signs
+from trt_landmarks.localization.features import FEATURES, extract_features
 from trt_landmarks.localization.result import Localization, Reliability
 from trt_landmarks.localization.shape_model import ShapeModel
 from trt_landmarks.task.task import Task
 
 FORMAT = 1
-#: A sign counts as no more than this many standard deviations: beyond, nothing was fitted.
+#: Features are clipped to this many standard deviations: beyond, nothing was fitted.
 REACH = 4.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Linear in the signs; the larger the worse.
+    """Linear in the features; the larger the worse.
 
     Attributes:
-        centre: ``[F]`` mean of each sign in what it was fitted on.
+        centre: ``[F]`` mean of each feature in what it was fitted on.
         spread: ``[F]`` standard deviation.
-        weights: ``[F]`` for the signs in standard deviations from their mean.
-        landmark: ``[N]`` the score of a landmark whose signs are all at their means.
+        weights: ``[F]`` for the features in standard deviations from their mean.
+        landmark: ``[N]`` the score of a landmark whose features are all at their means.
     """
 
     centre: Floats
@@ -51,14 +51,14 @@ class Score:
     weights: Floats
     landmark: Floats
 
-    def __call__(self, signs: Floats) -> Floats:
-        """``[..., N]`` of signs ``[..., N, F]``."""
-        return standardized(signs, self.centre, self.spread) @ self.weights + self.landmark
+    def __call__(self, features: Floats) -> Floats:
+        """Scores ``[..., N]`` of features ``[..., N, F]``."""
+        return standardized(features, self.centre, self.spread) @ self.weights + self.landmark
 
 
-def standardized(signs: Floats, centre: Floats, spread: Floats) -> Floats:
-    """Signs ``[..., F]`` in standard deviations from their mean, as far as they count."""
-    return np.clip((signs - centre) / spread, -REACH, REACH)
+def standardized(features: Floats, centre: Floats, spread: Floats) -> Floats:
+    """Features ``[..., F]`` in standard deviations from their mean, clipped to :data:`REACH`."""
+    return np.clip((features - centre) / spread, -REACH, REACH)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ConfidenceModel:
     Attributes:
         landmarks: names, in the task's order.
         shape: how they usually lie.
-        score: from signs to one number.
+        score: from features to one number.
         table: from the score to mm.
         large_error_mm: an error above this is large.
         steepness: of the logistic function from the score to the confidence.
@@ -109,10 +109,10 @@ class ConfidenceModel:
     wrong_above: float
     measured: Mapping[str, Any] = field(default_factory=dict)
 
-    def judge(self, found: Localization) -> Localization:
-        """A localization, whose confidence is the height of the heat maps, with one that means something."""
-        score = self.score(signs(self.shape, found))
-        return replace(found, confidence=self.confidence(score), reliability=self.reliability(score))
+    def judge(self, located: Localization) -> Localization:
+        """The localization with a calibrated confidence in place of the height of the heatmaps."""
+        score = self.score(extract_features(self.shape, located))
+        return replace(located, confidence=self.confidence(score), reliability=self.reliability(score))
 
     def confidence(self, score: Floats) -> Floats:
         """Probabilities ``[N]`` that the errors are not large; 0 in a scan that does not show this anatomy."""
@@ -141,7 +141,7 @@ class ConfidenceModel:
         content = {
             "format": FORMAT,
             "landmarks": list(self.landmarks),
-            "signs": list(SIGNS),
+            _FEATURES_KEY: list(FEATURES),
             **{name: _plain(getattr(self, name)) for name in _NUMBERS},
             **{part: {name: _plain(getattr(getattr(self, part), name)) for name in names} for part, names in _PARTS},
             "measured": dict(self.measured),
@@ -155,7 +155,9 @@ _PARTS = (
     ("table", ("score", "expected_error_mm", "error_90_mm")),
     ("shape", ("mean", "modes", "noise")),
 )
-_AGAIN = "Make it again with trtlm confidence."
+#: The key that files of format 1 have for the names of the features.
+_FEATURES_KEY = "signs"
+_AGAIN = "Fit it again with trtlm confidence."
 
 
 def read_confidence(path: str | Path, task: Task) -> ConfidenceModel:
@@ -171,12 +173,12 @@ def read_confidence(path: str | Path, task: Task) -> ConfidenceModel:
             raise BundleError(f"{path}: has format {content['format']!r}; this version reads {FORMAT}.", _AGAIN)
         if tuple(content["landmarks"]) != task.landmarks:
             raise BundleError(f"{path}: is of other landmarks than those of the task {task.name}.", _AGAIN)
-        if tuple(content["signs"]) != SIGNS:
-            raise BundleError(f"{path}: is fitted to other signs than this version's.", _AGAIN)
-        count, signs, rows = len(task.landmarks), len(SIGNS), len(content["table"]["score"])
+        if tuple(content[_FEATURES_KEY]) != FEATURES:
+            raise BundleError(f"{path}: is fitted to other features than this version uses.", _AGAIN)
+        count, width, rows = len(task.landmarks), len(FEATURES), len(content["table"]["score"])
         modes = len(content["shape"]["modes"])
         shapes = {
-            "score": ((signs,), (signs,), (signs,), (count,)),
+            "score": ((width,), (width,), (width,), (count,)),
             "table": ((rows,), (rows,), (rows,)),
             "shape": ((count, 3), (modes, count, 3), (count,)),
         }

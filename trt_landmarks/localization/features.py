@@ -1,8 +1,8 @@
-"""What a localization itself says about its error: signs that are there at inference, without truth and without nets.
+"""The features from which a landmark's error is predicted: available at inference, without truth or further nets.
 
 For each landmark, the larger the worse:
 
-* ``peak``: minus the logarithm of the heat map's height;
+* ``peak``: minus the logarithm of the heatmap's height;
 * ``shape``: how far it is from where the other landmarks expect it, the logarithm of standard deviations.
 
 Others were measured and left out, because they add nothing to these two (``benchmarks/confidence.py``): how far the
@@ -18,21 +18,22 @@ from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.result import Localization
 from trt_landmarks.localization.shape_model import ShapeModel
 
-SIGNS = ("peak", "shape")
+#: Names of the features, in the order of their columns.
+FEATURES = ("peak", "shape")
 
-#: Heat maps count as this high at least: below, height is noise.
+#: Heatmaps count as this high at least: below, height is noise.
 LOWEST_PEAK = 0.01
 #: Standard deviations that are added before the logarithm: nearer than expected is no better than as near as expected.
 USUAL_DISTANCE = 0.5
 
 
-def signs(shape: ShapeModel, found: Localization) -> Floats:
-    """``[N, F]``, in the order of :data:`SIGNS`.
+def extract_features(shape: ShapeModel, located: Localization) -> Floats:
+    """Features ``[N, F]`` of one scan's landmarks, columns in the order of :data:`FEATURES`.
 
     Args:
         shape: how the landmarks usually lie.
-        found: what was found; its confidence is the height of the heat maps.
+        located: points ``[N, 3]`` in LPS mm; its confidence is the height of the heatmaps.
     """
-    height = np.clip(found.confidence, LOWEST_PEAK, 1)
-    unexpected = shape.residuals(found.points, height).mahalanobis
+    height = np.clip(located.confidence, LOWEST_PEAK, 1)
+    unexpected = shape.residuals(located.points, height).mahalanobis
     return np.stack([-np.log(height), np.log(unexpected + USUAL_DISTANCE)], axis=1)
