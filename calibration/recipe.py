@@ -47,6 +47,7 @@ class Limits:
 LIMITS = {
     "fp32": Limits(p99_voxel=0.01, max_voxel=0.05),
     "fp16": Limits(p99_voxel=0.05, max_voxel=0.25),
+    "bf16": Limits(p99_voxel=0.05, max_voxel=0.25),
     "int8": Limits(mean_voxel=0.1, mre_percent=2.0),
 }
 

@@ -5,6 +5,7 @@
     FP32 graphs --calibrate, gate--> graphs at a precision    (build onnxruntime-<precision>)
                 --put together-----> graphs over a whole scan (build onnxruntime-<precision>-<layout>, if asked for)
                 --TensorRT---------> plans                    (build tensorrt[-rtx]-<precision>[-<layout>])
+                --OpenVINO, gate---> a record of the accuracy in bfloat16  (build openvino-bf16)
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_landmarks import __version__
-from trt_landmarks.bundles.builds import ENGINES, PRECISIONS, REPORT, Build, Say, find_build, make_build, own_graphs
+from trt_landmarks.bundles.builds import (
+    ENGINE_PRECISIONS,
+    ENGINES,
+    OPENVINO,
+    REPORT,
+    Build,
+    Say,
+    find_build,
+    make_build,
+    own_graphs,
+)
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.recipe import LIMITS, LOW_PRECISIONS, Recipe, constants
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, load_flavour
@@ -23,11 +34,13 @@ from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_text
-from trt_landmarks.system import installed_versions
+from trt_landmarks.system import installed_versions, processor, processor_bf16
 from trt_landmarks.task.graphs import LAYOUTS, NETS
 
 if TYPE_CHECKING:
     from trt_landmarks.calibration.scans import CalibrationScans
+    from trt_landmarks.localization.localizer import Localizer
+    from trt_landmarks.localization.whole_scan import ResidentLocalizer
 
 #: Most scratch memory of the GPU a plan may use unless told otherwise, bytes.
 WORKSPACE = 2 << 30
@@ -38,7 +51,7 @@ class Request:
     """What is asked of a build.
 
     Attributes:
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        precision: ``fp32``, ``fp16``, ``int8``, or ``bf16`` for OpenVINO.
         scans: real scans to calibrate on and to measure on; without them graphs of lower precision are taken from an
             earlier build, or, for FP16, made without measuring millimetres.
         method, exclude, sensitivity: see :class:`~trt_landmarks.calibration.recipe.Recipe`.
@@ -68,8 +81,9 @@ def build(bundle: Bundle, engine: str, request: Request, say: Say = lambda text:
 
     Args:
         bundle: the model.
-        engine: ``onnxruntime`` (graphs of lower precision), ``tensorrt``, ``tensorrt-rtx`` (plans), or ``auto``: the
-            first TensorRT that is installed, else ``onnxruntime``.
+        engine: ``onnxruntime`` (graphs of lower precision), ``openvino`` (a record of its accuracy), ``tensorrt``,
+            ``tensorrt-rtx`` (plans), or ``auto``: OpenVINO for bfloat16, else the first TensorRT that is installed,
+            else ``onnxruntime``.
         request: what is asked for.
         say: receives one line per step.
 
@@ -77,15 +91,20 @@ def build(bundle: Bundle, engine: str, request: Request, say: Say = lambda text:
         EngineError: if it cannot be built here or deviates too much from FP32.  Nothing is changed then.
         ScanError: if a scan cannot be read.
     """
-    engine = resolve(engine, say)
-    if request.precision not in PRECISIONS:
-        raise EngineError(f"{request.precision}: no such precision to build.", f"Take {', '.join(PRECISIONS)}.")
+    engine = OPENVINO if (engine, request.precision) == ("auto", "bf16") else resolve(engine, say)
+    if request.precision not in ENGINE_PRECISIONS[engine]:
+        raise EngineError(
+            f"{request.precision}: no such precision for engine {engine}.",
+            f"Precisions: {', '.join(ENGINE_PRECISIONS[engine])}.",
+        )
     if request.layout not in (NETS, *LAYOUTS):
         raise EngineError(f"{request.layout}: no such layout.", f"Take {', '.join((NETS, *LAYOUTS))}.")
     if (engine, request.precision, request.layout) == ("onnxruntime", "fp32", NETS):
         say("ONNX Runtime runs the bundle's FP32 graphs as they are: nothing to build")
         return own_graphs(bundle)
     bundle.verify()
+    if engine == OPENVINO:
+        return _openvino(bundle, request, say)
     graphs = own_graphs(bundle)
     if request.precision in LOW_PRECISIONS:
         graphs = _graphs(bundle, request, say)
@@ -152,13 +171,7 @@ def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
     findings = bundle.builds_folder / ".sensitivity.jsonl"
     command = _command(bundle, "onnxruntime", request)
     done = make_build(bundle, "onnxruntime", precision, recipe, command, make)
-    if not _accepted(done, request):
-        failures = "; ".join(done.record["gate"]["failures"])
-        raise EngineError(
-            f"{done.folder}: is there already, and deviates too much from FP32: {failures}.",
-            "Accept it with --accept-deviation, or change how it is calibrated.",
-            code="gate_failed",
-        )
+    _check_accepted(done, request)
     findings.unlink(missing_ok=True)
     return done
 
@@ -231,9 +244,6 @@ def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Sa
 
 def _gate_plans(bundle: Bundle, engine: str, request: Request, graphs: Build, folder: Path, say: Say) -> dict[str, Any]:
     """The gate, measured with the plans on the GPU (not verified: no GPU was at hand)."""
-    from trt_landmarks.calibration.gate import deviation, judged, table
-    from trt_landmarks.calibration.scans import read_scans
-    from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
     from trt_landmarks.engines.tensorrt.check import Plan
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
     from trt_landmarks.engines.tensorrt.record import set_gate
@@ -241,34 +251,93 @@ def _gate_plans(bundle: Bundle, engine: str, request: Request, graphs: Build, fo
     from trt_landmarks.localization.whole_scan import ResidentLocalizer
     from trt_landmarks.task.graphs import profiles
 
-    assert request.scans is not None
-    held_out = read_scans(request.scans.held_out)
     usual = {graph: next(iter(shapes.values()))[1] for graph, shapes in profiles(bundle.task, request.layout).items()}
     plans = {
         graph: Plan(folder / "engines" / f"{graph}.plan", digest, usual[graph])
         for graph, digest in graphs.digests.items()
     }
     opened = TensorRTEngine(plans, engine, request.precision)
-    reference = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
     measured: Localizer | ResidentLocalizer = Localizer(bundle.task, bundle.mean_shape, opened)
     if request.layout != NETS:
         measured = ResidentLocalizer(bundle.task, opened, request.layout)
-    expected, found = ([one.localize(scan) for scan in held_out] for one in (reference, measured))
-    figures = deviation(bundle, expected, found, request.scans.truth(bundle.task.landmarks))
-    on = {"on": [scan.id for scan in held_out], "engine": f"{engine} on the GPU"}
-    gate = {**judged(figures, request.precision), **on}
+    gate = _gate(bundle, request, measured, f"{engine} on the GPU", say)
+    for plan in plans.values():
+        set_gate(plan.path, _in_brief(gate))
+    return gate
+
+
+def _openvino(bundle: Bundle, request: Request, say: Say) -> Build:
+    """The build for OpenVINO: in bfloat16, a record of how accurate it is on this kind of processor."""
+    from trt_landmarks.engines.openvino import OpenVinoEngine, check_bf16
+    from trt_landmarks.localization.localizer import Localizer
+
+    if request.layout != NETS:
+        raise EngineError(f"openvino does not run layout {request.layout}.", f"Use --layout {NETS}.")
+    if request.precision == "fp32":
+        say("OpenVINO runs the bundle's FP32 graphs as they are: nothing to build")
+        return own_graphs(bundle)
+    check_bf16()
+    if request.scans is None:
+        raise EngineError("bf16 must be measured on scans.", "Give real scans: --calib SCANS.", code="scans_missing")
+    recipe = {
+        "sources": own_graphs(bundle).digests,
+        "flavour": {"name": OPENVINO, "version": importlib.metadata.version("openvino")},
+        "target": {"processor": processor_bf16()},
+        "limits": asdict(LIMITS[request.precision]),
+        "scans": request.scans.digests(),
+        "versions": _versions("numpy"),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        say(f"measuring bf16 on {len(request.scans.held_out) if request.scans else 0} scans")
+        engine = OpenVinoEngine(bundle.graphs, request.precision)
+        measured = Localizer(bundle.task, bundle.mean_shape, engine)
+        return {"graphs": {}, "gate": _gate(bundle, request, measured, f"OpenVINO on {processor()}", say)}
+
+    done = make_build(bundle, OPENVINO, request.precision, recipe, _command(bundle, OPENVINO, request), make)
+    _check_accepted(done, request)
+    return done
+
+
+def _gate(
+    bundle: Bundle, request: Request, measured: Localizer | ResidentLocalizer, engine: str, say: Say
+) -> dict[str, Any]:
+    """The accuracy gate: landmarks of held-out scans, compared with FP32 in ONNX Runtime.
+
+    Raises:
+        EngineError: ``gate_failed``, unless the deviation is accepted.
+    """
+    from trt_landmarks.calibration.gate import deviation, judged, localize_all, table
+    from trt_landmarks.calibration.scans import read_scans
+    from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+
+    assert request.scans is not None
+    held_out = read_scans(request.scans.held_out)
+    expected = localize_all(bundle, OnnxRuntimeEngine(bundle.graphs), held_out)
+    figures = deviation(
+        bundle, expected, [measured.localize(scan) for scan in held_out], request.scans.truth(bundle.task.landmarks)
+    )
+    gate = {**judged(figures, request.precision), "on": [scan.id for scan in held_out], "engine": engine}
     for line in table(gate):
         say(line)
     if not gate["passed"] and not request.accept_deviation:
         raise EngineError(
-            f"{engine} {request.precision} deviates too much from FP32: {'; '.join(gate['failures'])}.",
+            f"{engine}: {request.precision} deviates too much from FP32: {'; '.join(gate['failures'])}.",
             "Nothing was built. Build all the same with --accept-deviation.",
             code="gate_failed",
         )
-    gate["accepted"] = not gate["passed"]
-    for plan in plans.values():
-        set_gate(plan.path, _in_brief(gate))
-    return gate
+    return {**gate, "accepted": not gate["passed"]}
+
+
+def _check_accepted(done: Build, request: Request) -> None:
+    """Raise :class:`EngineError` (``gate_failed``) for a build of earlier whose deviation is not accepted."""
+    if not _accepted(done, request):
+        failures = "; ".join(done.record["gate"]["failures"])
+        raise EngineError(
+            f"{done.folder}: is there already, and deviates too much from FP32: {failures}.",
+            "Accept it with --accept-deviation, or change how it is calibrated.",
+            code="gate_failed",
+        )
 
 
 def _accepted(found: Build, request: Request) -> bool:
@@ -300,6 +369,8 @@ def _command(bundle: Bundle, engine: str, request: Request) -> str:
     words += ["--precision", request.precision]
     if request.layout != NETS:
         words += ["--layout", request.layout]
+    if request.precision == "bf16":
+        words += ["--calib", "SCANS"]
     if request.precision in LOW_PRECISIONS and request.scans is not None:
         words += ["--calib", "SCANS", "--n", str(len(request.scans.calibration)), "--seed", str(request.scans.seed)]
     if request.precision == "int8" and request.method != Recipe.method:

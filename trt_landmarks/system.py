@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Where Linux describes the processor.
+CPU_INFO = Path("/proc/cpuinfo")
 #: Where Linux tells the limit of a container.
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -18,11 +20,21 @@ CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 def processor() -> str:
     """The processor's name (Linux), or its architecture."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPU_INFO.read_text().splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def processor_bf16() -> str | None:
+    """The processor's instructions for bfloat16: ``amx_bf16``, ``avx512_bf16`` or None (Linux on x86-64)."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return None
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
 
 
 def affinity() -> list[int]:

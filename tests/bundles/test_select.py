@@ -7,19 +7,27 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.calibration.folders import write_scans
+from trt_landmarks import system
 from trt_landmarks.build import Request, build
 from trt_landmarks.bundles.builds import RECORD, list_builds
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.select import open_engine
+from trt_landmarks.calibration import recipe
+from trt_landmarks.calibration.scans import choose_scans
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import file_sha256
+from trt_landmarks.system import processor_bf16
 
+OTHER = {"processor": "another"}
+needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 without_gpu = pytest.mark.skipif(gpu_problem() is None, reason="there is a GPU here")
 
 
@@ -30,10 +38,70 @@ def spoilable(built_bundle: Bundle, tmp_path: Path) -> Bundle:
     return open_bundle(tmp_path / "bundle")
 
 
-def test_without_builds_it_is_onnxruntime_in_fp32(tiny_bundle: Bundle) -> None:
+@needs_openvino
+def test_without_builds_it_is_openvino_in_fp32(tiny_bundle: Bundle) -> None:
+    engine, note = open_engine(tiny_bundle, threads=1)
+    assert (engine.name, engine.precision) == ("openvino", "fp32")
+    assert "no TensorRT build" in note and "bfloat16" in note
+
+
+def test_without_builds_and_openvino_it_is_onnxruntime_in_fp32(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
     engine, note = open_engine(tiny_bundle, threads=1)
     assert (engine.name, engine.precision) == ("onnxruntime", "fp32")
-    assert "no TensorRT build" in note and "lower precision would not be faster on the CPU" in note
+    assert "no TensorRT build" in note and "OpenVINO cannot be loaded" in note
+    for precision in (None, "fp32", "bf16"):
+        with pytest.raises(EngineError) as error:
+            open_engine(tiny_bundle, "openvino", precision)
+        assert error.value.code == "package_missing"
+
+
+@pytest.fixture
+def measured(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle whose accuracy in bfloat16 was measured here, and found good enough."""
+    if processor_bf16() is None:
+        pytest.skip("this processor has no bfloat16")
+    write_scans(tmp_path / "images", ["one", "two"])
+    monkeypatch.setitem(recipe.LIMITS, "bf16", recipe.Limits(max_voxel=1e6))
+    build(bundle, "openvino", Request("bf16", choose_scans(tmp_path / "images", 0, 2)))
+    return bundle
+
+
+@needs_openvino
+def test_bf16_where_its_accuracy_was_measured(
+    measured: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine, precision in (("auto", None), ("auto", "bf16"), ("openvino", None), ("openvino", "bf16")):
+        opened, note = open_engine(measured, engine, precision)
+        assert (opened.name, opened.precision) == ("openvino", "bf16")
+        assert f"passed its accuracy gate on a processor with {processor_bf16()}" in note
+    assert open_engine(measured, "auto", "fp32")[0].precision == "fp32"
+
+    record = measured.builds_folder / "openvino-bf16" / RECORD
+    content = json.loads(record.read_text())
+    for change in ({"gate": {**content["gate"], "passed": False}}, {"recipe": {**content["recipe"], "target": OTHER}}):
+        record.write_text(json.dumps({**content, **change}))
+        assert open_engine(measured)[0].precision == "fp32"
+        assert open_engine(measured, "openvino", "bf16")[0].precision == "bf16"
+    record.write_text(json.dumps({**content, "gate": None}))
+    opened, note = open_engine(measured)
+    assert opened.precision == "fp32" and "is damaged" in note
+
+    record.write_text(json.dumps(content))
+    (tmp_path / "cpuinfo").write_text("model name : Old\nflags : fpu avx2\n")
+    monkeypatch.setattr(system, "CPU_INFO", tmp_path / "cpuinfo")
+    assert open_engine(measured)[0].precision == "fp32"
+    with pytest.raises(EngineError) as error:
+        open_engine(measured, "openvino", "bf16")
+    assert error.value.code == "precision_missing"
+
+
+@needs_openvino
+def test_openvino_takes_no_other_layout(tiny_bundle: Bundle) -> None:
+    with pytest.raises(EngineError, match="does not run layout one"):
+        open_engine(tiny_bundle, "openvino", layout="one")
 
 
 def test_fp16_is_not_emulated_for_results(built_bundle: Bundle) -> None:
@@ -53,12 +121,17 @@ def test_fp16_is_not_emulated_for_results(built_bundle: Bundle) -> None:
         ("tensorrt-rtx", "fp32", "trtlm build --precision fp32 --engine tensorrt-rtx."),
         ("onnxruntime", "fp16", "trtlm build --precision fp16 --engine tensorrt."),
         ("auto", "fp16", "trtlm build --precision fp16 --engine tensorrt."),
-        ("openvino", None, "Engines: auto, onnxruntime, tensorrt, tensorrt-rtx."),
+        ("openvino", "bf16", "trtlm build --precision bf16 --engine openvino --calib SCANS."),
+        ("onnxruntime", "bf16", "Precisions: fp32, fp16, int8."),
+        ("openvino", "int8", "Precisions: fp32, bf16."),
+        ("torch", None, "Engines: auto, onnxruntime, openvino, tensorrt, tensorrt-rtx."),
         ("auto", "int8", "trtlm build --precision int8 --engine tensorrt --calib SCANS."),
-        ("auto", "fp8", "Precisions: fp32, fp16, int8."),
+        ("auto", "fp8", "Precisions: fp32, fp16, int8, bf16."),
     ],
 )
 def test_what_cannot_be_had_says_what_to_do(tiny_bundle: Bundle, engine: str, precision: str | None, says: str) -> None:
+    if precision == "bf16" and processor_bf16() is None:
+        pytest.skip("this processor has no bfloat16")
     with pytest.raises(EngineError) as error:
         open_engine(tiny_bundle, engine, precision)
     assert says in error.value.remedy
@@ -88,7 +161,7 @@ def test_a_plan_without_a_gpu(spoilable: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     build(spoilable, "tensorrt-rtx", Request("fp32"))
     engine, note = open_engine(spoilable)
-    assert engine.name == "onnxruntime" and "tensorrt-rtx cannot run here" in note
+    assert engine.provider != "GPU" and "tensorrt-rtx cannot run here" in note
     with pytest.raises(EngineError, match=r"tensorrt-rtx cannot run here: .* Take --engine onnxruntime"):
         open_engine(spoilable, "tensorrt-rtx")
     with pytest.raises(EngineError, match="no tensorrt-rtx build at fp16"):

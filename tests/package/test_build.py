@@ -19,6 +19,7 @@ from trt_landmarks import build as builder
 from trt_landmarks.build import Request, build, resolve
 from trt_landmarks.bundles.builds import REPORT, Build, list_builds
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.bundles.inspection import inspect_bundle
 from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.calibration import lower, recipe
 from trt_landmarks.calibration.recipe import Limits
@@ -32,6 +33,7 @@ from trt_landmarks.errors import EngineError, TrtlmError
 from trt_landmarks.files import file_sha256
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan import Scan, write_scan
+from trt_landmarks.system import processor_bf16
 
 rtx = pytest.mark.usefixtures("_rtx")
 
@@ -130,6 +132,36 @@ def test_a_build_over_the_limits_is_refused_and_not_taken_from_the_cache(
             build(bundle, "onnxruntime", request)
 
 
+def test_bf16_for_openvino_is_a_record_of_its_accuracy(
+    bundle: Bundle, chosen: CalibrationScans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    if processor_bf16() is None:
+        pytest.skip("this processor has no bfloat16")
+    with pytest.raises(EngineError) as error:
+        build(bundle, "openvino", Request("bf16"))
+    assert error.value.code == "scans_missing"
+    monkeypatch.setitem(recipe.LIMITS, "bf16", Limits(mean_voxel=-1.0))
+    with pytest.raises(EngineError) as error:
+        build(bundle, "auto", Request("bf16", chosen))
+    assert error.value.code == "gate_failed" and not list(bundle.builds_folder.iterdir())
+    done = build(bundle, "openvino", Request("bf16", chosen, accept_deviation=True))
+    assert (done.engine, done.precision, done.record["files"]) == ("openvino", "bf16", {})
+    assert done.record["gate"]["on"] == [file.id for file in chosen.held_out] and done.record["gate"]["mean_voxel"] > 0
+    assert done.record["recipe"]["target"] == {"processor": processor_bf16()}
+    assert (
+        done.record["command"]
+        == "trtlm build BUNDLE --engine openvino --precision bf16 --calib SCANS --accept-deviation"
+    )
+    with pytest.raises(EngineError) as error:
+        build(bundle, "openvino", Request("bf16", chosen))
+    assert error.value.code == "gate_failed"
+    assert build(bundle, "openvino", Request("bf16", chosen, accept_deviation=True)).status == "cached"
+    (found,) = inspect_bundle(bundle)["builds"]
+    assert found["runs_here"] and found["gate"]["accepted"]
+    assert build(bundle, "openvino", Request("fp32")).status == "nothing to build"
+
+
 def test_any_change_of_an_input_makes_a_new_build(
     bundle: Bundle, data: Path, chosen: CalibrationScans, quick: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,8 +252,9 @@ def test_a_damaged_graph_is_found_out_first(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("engine", "precision", "says"),
     [
-        ("onnxruntime", "fp8", "Take fp32, fp16, int8"),
-        ("openvino", "fp16", "Engines: auto, onnxruntime, tensorrt, tensorrt-rtx"),
+        ("onnxruntime", "fp8", "Precisions: fp32, fp16, int8"),
+        ("openvino", "fp16", "Precisions: fp32, bf16"),
+        ("torch", "fp16", "Engines: auto, onnxruntime, openvino, tensorrt, tensorrt-rtx"),
     ],
 )
 def test_what_there_is_not(bundle: Bundle, engine: str, precision: str, says: str) -> None:

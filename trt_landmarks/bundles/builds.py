@@ -8,6 +8,9 @@
         report.md             onnxruntime: calibration and gate, for people
         engines/<graph>.plan  TensorRT: plans as it wrote them, each with its record beside it
 
+A build for OpenVINO has no files: it records the accuracy measured in bfloat16, and on which kind of processor.
+A model that ships with the package may have builds of its own; one that the user makes takes their place.
+
 The layout says what the graphs are: ``nets``, the bundle's own, whose inputs are sampled on the host, or those of
 :mod:`trt_landmarks.localization.whole_scan`, which take the scan itself.
 
@@ -35,8 +38,12 @@ from trt_landmarks.task.graphs import NETS, graph_names
 FORMAT = 2
 RECORD = "build.json"
 REPORT = "report.md"
-ENGINES = ("onnxruntime", *FLAVOURS)
+OPENVINO = "openvino"
+ENGINES = ("onnxruntime", OPENVINO, *FLAVOURS)
+#: Precisions of graphs.
 PRECISIONS = ("fp32", "fp16", "int8")
+#: Engine to the precisions that it computes in; OpenVINO computes FP32 graphs in bfloat16.
+ENGINE_PRECISIONS = {name: ("fp32", "bf16") if name == OPENVINO else PRECISIONS for name in ENGINES}
 Say = Callable[[str], None]
 
 
@@ -57,12 +64,12 @@ class Build:
 
     @property
     def engine(self) -> str:
-        """``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
+        """One of :data:`ENGINES`."""
         return str(self.record["engine"])
 
     @property
     def precision(self) -> str:
-        """``fp32``, ``fp16`` or ``int8``."""
+        """``fp32``, ``fp16``, ``int8`` or ``bf16``."""
         return str(self.record["precision"])
 
     @property
@@ -99,6 +106,8 @@ class Build:
         name = f"{self.engine} {self.precision}" + ("" if self.layout == NETS else f" {self.layout}")
         if self.status == "nothing to build":
             return f"{name}: nothing to build, the bundle's own graphs are used"
+        if self.engine == OPENVINO:
+            return f"{name}: {self.status}, {deviation_summary(self.record['gate'])}"
         size = sum((self.folder / file).stat().st_size for file in self.record["files"]) / 1e6
         return f"{name}: {self.status}, {size:.1f} MB in {self.folder}"
 
@@ -106,8 +115,9 @@ class Build:
 def list_builds(bundle: Bundle, warn: Say = lambda text: None) -> list[Build]:
     """The builds of a bundle, by name; a damaged or foreign one is left out and ``warn`` is told of it."""
     builds = []
-    folders = sorted(bundle.builds_folder.iterdir()) if bundle.builds_folder.is_dir() else []
-    for folder in folders:
+    parents = [parent for parent in (bundle.root / "builds", bundle.builds_folder) if parent.is_dir()]
+    folders = {folder.name: folder for parent in parents for folder in parent.iterdir()}
+    for _, folder in sorted(folders.items()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         try:
@@ -226,16 +236,19 @@ def _read_build(bundle: Bundle, folder: Path) -> Build:
             raise EngineError(f"{folder}: was built from another model.", "Build it again.")
         found = Build(folder, record)
         names = [*record["files"], *record["graphs"].values()]
+        graphs = graph_names(bundle.task, found.layout)
         fits = (
             folder.name == build_name(found.engine, found.precision, found.layout)
-            and set(record["graphs"]) == set(graph_names(bundle.task, found.layout))
+            and set(record["graphs"]) == (set() if found.engine == OPENVINO else set(graphs))
             and set(record["graphs"].values()) <= set(record["files"])
             and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
             and isinstance(record["gate"], dict | None)
             and isinstance(record["command"], str)
             and isinstance(record["recipe"]["versions"], dict)
-            and (found.layout != NETS or found.engine in FLAVOURS or isinstance(record["recipe"]["recipe"], dict))
-            and (found.engine not in FLAVOURS or set(record["recipe"]["sources"]) == set(record["graphs"]))
+            and (found.layout != NETS or found.engine != "onnxruntime" or isinstance(record["recipe"]["recipe"], dict))
+            and (found.engine == "onnxruntime" or set(record["recipe"]["sources"]) == set(graphs))
+            and (found.engine != OPENVINO or isinstance(record["gate"], dict))
+            and (found.engine != OPENVINO or isinstance(record["recipe"]["target"]["processor"], str))
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise EngineError(f"{path}: is damaged.", "Build it again.") from None

@@ -25,7 +25,7 @@ from trt_landmarks.cli.support import extra
 
 def build(
     model: ModelArgument = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, int8, or bf16 (openvino).")] = "fp16",
     engine: Engine = "auto",
     calib: Annotated[Path | None, typer.Option(help="Real scans, to calibrate on and to measure on.")] = None,
     landmarks: Landmarks = None,
@@ -63,7 +63,7 @@ def build(
         if calib is not None and precision != "fp32":
             from trt_landmarks.calibration.scans import choose_scans
 
-            count = n or (4 if precision == "fp16" else 16)
+            count = {"bf16": 0}.get(precision, n or (4 if precision == "fp16" else 16))
             unseen = bundle.manifest.get("training", {}).get("split", {}).get("val", [])
             scans = choose_scans(calib, count, held_out, seed=seed, validation=unseen, landmarks=landmarks)
             annotated = f"{len(scans.annotations) or 'none'} annotated"

@@ -23,8 +23,8 @@ Model = Annotated[
 ModelArgument = Annotated[
     str | None, typer.Argument(help="Bundle folder or shipped model. (default: TRTLM_MODEL, else mouse-skull)")
 ]
-Engine = Annotated[str, option(ENGINE, help="onnxruntime, tensorrt, tensorrt-rtx or auto.")]
-Precision = Annotated[str | None, option(ENGINE, help="fp32, fp16 or int8. (default: automatic)")]
+Engine = Annotated[str, option(ENGINE, help="onnxruntime, openvino, tensorrt, tensorrt-rtx or auto.")]
+Precision = Annotated[str | None, option(ENGINE, help="fp32, fp16, int8 or bf16. (default: automatic)")]
 Threads = Annotated[int | None, option(ENGINE, min=1, help="CPU threads. (default: all cores)")]
 Landmarks = Annotated[
     Path | None, typer.Option(help="Annotations, to measure the error. (default: landmarks/ in or beside the scans)")

@@ -12,12 +12,13 @@ from trt_landmarks.errors import EngineError
 
 Arrays = tuple[NDArray[np.float32], ...]
 
+
 class Engine(Protocol):
     """Runs the graphs of one model.
 
     Attributes:
-        name: ``onnxruntime``, ``tensorrt``, ``tensorrt-rtx`` or ``torch``.
-        precision: ``fp32``, ``fp16`` or ``int8``.
+        name: ``onnxruntime``, ``openvino``, ``tensorrt``, ``tensorrt-rtx`` or ``torch``.
+        precision: ``fp32``, ``fp16``, ``int8`` or ``bf16``.
         provider: what executes it, e.g. ``CPUExecutionProvider``.
     """
 

@@ -69,7 +69,7 @@ def open_workers(
     localizers: list[AnyLocalizer] = []
     opened: list[Engine] = []
     for device in devices or (0,):
-        one, note = open_engine(bundle, engine, precision, each, layout, device)
+        one, note = open_engine(bundle, engine, precision, each, layout, device, count)
         if devices and one.provider != "GPU":
             raise EngineError(
                 f"GPUs {', '.join(map(str, devices))} were asked for, and this would run as: {note}.",
