@@ -34,7 +34,7 @@ from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_text
-from trt_landmarks.system import installed_versions, processor, processor_bf16
+from trt_landmarks.system import installed_version, installed_versions, processor, processor_bf16
 from trt_landmarks.task.graphs import LAYOUTS, NETS
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _openvino(bundle: Bundle, request: Request, say: Say) -> Build:
         raise EngineError("bf16 must be measured on scans.", "Give real scans: --calib SCANS.", code="scans_missing")
     recipe = {
         "sources": own_graphs(bundle).digests,
-        "flavour": {"name": OPENVINO, "version": importlib.metadata.version("openvino")},
+        "flavour": {"name": OPENVINO, "version": installed_version("openvino")},
         "target": {"processor": processor_bf16()},
         "limits": asdict(LIMITS[request.precision]),
         "scans": request.scans.digests(),

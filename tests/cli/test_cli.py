@@ -63,8 +63,8 @@ def imported_by(code: str) -> set[str]:
 
 
 HEAVY = {
-    "torch", "tensorrt", "tensorrt_rtx", "modelopt", "onnx", "nvidia", "SimpleITK", "onnxruntime", "openvino", "pydantic",
-    "matplotlib",
+    "torch", "tensorrt", "tensorrt_rtx", "modelopt", "onnx", "nvidia", "SimpleITK", "onnxruntime", "pydantic",
+    "matplotlib", "openvino",
 }  # fmt: skip
 
 
