@@ -31,7 +31,7 @@ VOXELS = (np.indices((10, 12, 8)).sum(0) % 97).astype(np.int16)  # [k, j, i]
 Z = np.arange(10.0)
 
 
-def dataset(sop_class: str, series: str, syntax: str) -> Dataset:
+def dataset(sop_class: str, series: str, syntax: Any) -> Dataset:
     data = Dataset()
     data.SOPClassUID, data.SOPInstanceUID = UID(sop_class), generate_uid()
     data.StudyInstanceUID = data.SeriesInstanceUID = UID(series)
@@ -42,7 +42,10 @@ def dataset(sop_class: str, series: str, syntax: str) -> Dataset:
     data.HighBit, data.PixelRepresentation = 15, 1
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = syntax
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = sop_class, data.SOPInstanceUID
+    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = (
+        UID(sop_class),
+        data.SOPInstanceUID,
+    )
     return data
 
 
