@@ -15,14 +15,18 @@ import torch
 from torch import nn
 
 from trt_landmarks import __version__
-from trt_landmarks.bundles.bundle import Bundle, open_bundle, write_bundle
+from trt_landmarks.bundles.bundle import CONFIDENCE, Bundle, open_bundle, write_bundle
+from trt_landmarks.bundles.packing import read_packed
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export.cpu_graphs import write_cpu_graph
-from trt_landmarks.export.onnx_graphs import OPSET, export_graph, store_half
+from trt_landmarks.export.onnx_graphs import OPSET, export_graph
+from trt_landmarks.export.packing import movement_of_points, pack_graphs, round_nets, weight_offsets
 from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, Inputs, compare, random_inputs, real_inputs
+from trt_landmarks.export.rounding import RoundedNet
 from trt_landmarks.export.weights import nets_from_bundle
+from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.scan import Scan
@@ -37,7 +41,7 @@ def export_bundle(
     *,
     name: str | None = None,
     scans: Sequence[Scan] = (),
-    half_storage: bool = False,
+    compact: float | None = None,
     provenance: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
@@ -48,7 +52,8 @@ def export_bundle(
         out: folder to make; must not exist yet or be an empty folder.
         name: the model's name; the task's by default.
         scans: real scans for the parity check; without them smooth random inputs are used, and the manifest says so.
-        half_storage: store the large weights in FP16 (half the size; they are rounded once, before the check).
+        compact: round the weights and pack the graphs (about a quarter of the size): the mean movement of points to
+            aim at, voxels; None stores FP32.
         provenance: data, licence and training notes for the manifest.
         say: receives one line per step.
 
@@ -56,72 +61,121 @@ def export_bundle(
         BundleError: if ``out`` is in use, or a graph differs from PyTorch by more than the tolerance.
     """
     task = checkpoint.task
-    original = {graph: folded(net) for graph, net in checkpoint.nets.items()}
-    nets = {graph: rounded_to_half(net) for graph, net in original.items()} if half_storage else original
-    inputs = _inputs(Localizer(task, checkpoint.mean_shape, TorchEngine(nets)), scans)
+    nets = {graph: folded(net) for graph, net in checkpoint.nets.items()}
+    facts = {"training": _training(checkpoint), "provenance": provenance or {}}
     with _new_folder(out) as staging:
-        (staging / "graphs").mkdir()
-        graphs = {graph: f"graphs/{graph}.onnx" for graph in nets}
-        shapes = input_shapes(task)
-        for graph, net in nets.items():
-            say(f"exporting {graph}")
-            export_graph(net, graph, shapes[graph], staging / graphs[graph])
-            if half_storage:
-                store_half(staging / graphs[graph])
-        say("comparing with PyTorch")
-        engine = OnnxRuntimeEngine({graph: staging / file for graph, file in graphs.items()})
-        parity = compare(TorchEngine(nets), engine, task, inputs)
-        _check(parity)
-        facts: dict[str, Any] = {
-            "precision": "fp32",
-            "opset": OPSET,
-            "weights_storage": "fp16" if half_storage else "fp32",
-            "parity": {"against": "PyTorch FP32", "on": _described(scans), **parity},
-            "versions": _versions(),
-            "training": _training(checkpoint),
-            "provenance": provenance or {},
-        }
-        if half_storage:
-            rounding = compare(TorchEngine(original), engine, task, inputs, batches=(1,))
-            facts["parity"]["rounding_of_weights"] = rounding
-        cpu_graphs = _add_cpu_graphs(staging, task, nets, graphs, inputs, facts, say)
-        write_bundle(staging, name or task.name, task.to_yaml(), checkpoint.mean_shape, graphs, cpu_graphs, facts)
+        text = task.to_yaml()
+        _write(staging, name or task.name, task, text, checkpoint.mean_shape, nets, scans, compact, facts, say)
     return open_bundle(out)
 
 
 def renew_bundle(
-    old: Bundle, out: Path, *, scans: Sequence[Scan] = (), say: Callable[[str], None] = lambda text: None
+    old: Bundle,
+    out: Path,
+    *,
+    scans: Sequence[Scan] = (),
+    compact: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
     """Write a bundle again, with what this version of the toolkit adds: graphs in their form for the CPU.
 
-    The plain graphs stay as they are to the bit, and so does what they compute.  Builds are not taken along.
+    The plain graphs stay as they are to the bit, and so does what they compute, unless their weights are to be rounded.
+    Builds are not taken along.
 
     Args:
         old: the bundle.
         out: folder to make; must not exist yet or be an empty folder.
         scans: real scans for the parity check; without them smooth random inputs are used.
+        compact: as in :func:`export_bundle`; None keeps how the weights are stored.
         say: receives one line per step.
 
     Raises:
         BundleError: if ``out`` is in use, or the graphs do not hold the weights of the task's nets.
         EngineError: if a graph differs from PyTorch by more than the tolerance.
     """
-    task, graphs = old.task, dict(old.manifest["graphs"])
     nets = {graph: folded(net) for graph, net in nets_from_bundle(old, scans).items()}
     if old.manifest.get("weights_storage") == "fp16":  # folding may have moved them by a rounding
         nets = {graph: rounded_to_half(net) for graph, net in nets.items()}
-    inputs = _inputs(Localizer(task, old.mean_shape, TorchEngine(nets)), scans)
-    written = ("format", "name", "graphs", "cpu_graphs", "mean_shape_mm", "files")
+    written = ("format", "name", "graphs", "cpu_graphs", "mean_shape_mm", "packed", "files")
     facts = {key: value for key, value in old.manifest.items() if key not in written}
+    text = (old.root / "task.yaml").read_text(encoding="utf-8")
     with _new_folder(out) as staging:
-        own = set(old.manifest.get("cpu_graphs", {}).values())
-        for file in set(old.manifest["files"]) - own:
-            (staging / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(old.root / file, staging / file)
-        cpu_graphs = _add_cpu_graphs(staging, task, nets, graphs, inputs, facts, say)
-        text = (staging / "task.yaml").read_text(encoding="utf-8")
-        write_bundle(staging, old.name, text, old.mean_shape, graphs, cpu_graphs, facts)
+        if CONFIDENCE in old.manifest["files"]:
+            shutil.copyfile(old.root / CONFIDENCE, staging / CONFIDENCE)
+        if compact is None:
+            _write_same(staging, old, text, nets, scans, facts, say)
+        else:
+            _write(staging, old.name, old.task, text, old.mean_shape, nets, scans, compact, facts, say)
     return open_bundle(out)
+
+
+def _write_same(
+    staging: Path,
+    old: Bundle,
+    text: str,
+    nets: Mapping[str, nn.Module],
+    scans: Sequence[Scan],
+    facts: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """The same plain graphs, stored as they were; forms for the CPU and manifest are written anew."""
+    graphs = dict(old.manifest["graphs"])
+    for file in graphs.values():
+        (staging / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old.graphs_root / file, staging / file)
+    inputs = _inputs(Localizer(old.task, old.mean_shape, TorchEngine(nets)), scans)
+    cpu_graphs = _add_cpu_graphs(staging, old.task, nets, graphs, inputs, facts, say)
+    packed = None
+    if old.packed:
+        stored = {file: (old.root / old.packed[file]["file"]).read_bytes() for file in graphs.values()}
+        weights = {file: read_packed(content)[1] for file, content in stored.items()}
+        packed = pack_graphs(staging, [*graphs.values(), *cpu_graphs.values()], weights)
+    write_bundle(staging, old.name, text, old.mean_shape, graphs, cpu_graphs, facts, packed)
+
+
+def _write(
+    staging: Path,
+    name: str,
+    task: Task,
+    text: str,
+    mean_shape: Floats,
+    nets: dict[str, nn.Module],
+    scans: Sequence[Scan],
+    compact: float | None,
+    facts: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """Export nets into a folder, check the graphs, and write the manifest."""
+    inputs = _inputs(Localizer(task, mean_shape, TorchEngine(nets)), scans)
+    rounding: dict[str, Any] = {}
+    rounded: dict[str, RoundedNet] = {}
+    if compact is not None:
+        rounded = round_nets(task, nets, inputs, compact, say)
+        moved = movement_of_points(task, mean_shape, nets, rounded, inputs, scans)
+        rounding = {"rounding_of_weights": {"aim_voxel": compact, **moved}}
+        nets = {graph: net.net for graph, net in rounded.items()}
+    (staging / "graphs").mkdir()
+    graphs = {graph: f"graphs/{graph}.onnx" for graph in nets}
+    for graph, shape in input_shapes(task).items():
+        say(f"exporting {graph}")
+        export_graph(nets[graph], graph, shape, staging / graphs[graph])
+    say("comparing with PyTorch")
+    engine = OnnxRuntimeEngine({graph: staging / file for graph, file in graphs.items()})
+    parity = compare(TorchEngine(nets), engine, task, inputs)
+    _check(parity)
+    facts |= {
+        "precision": "fp32",
+        "opset": OPSET,
+        "weights_storage": "fp32" if compact is None else "packed",
+        "parity": {"against": "PyTorch FP32", "on": _described(scans), **parity, **rounding},
+        "versions": _versions(),
+    }
+    cpu_graphs = _add_cpu_graphs(staging, task, nets, graphs, inputs, facts, say)
+    packed = None
+    if rounded:
+        weights = {file: weight_offsets(staging / file, rounded[graph].weights) for graph, file in graphs.items()}
+        packed = pack_graphs(staging, [*graphs.values(), *cpu_graphs.values()], weights)
+    write_bundle(staging, name, text, mean_shape, graphs, cpu_graphs, facts, packed)
 
 
 def _add_cpu_graphs(

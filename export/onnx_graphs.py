@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto
 from torch import nn
 
 from trt_landmarks.errors import EngineError
@@ -21,7 +20,7 @@ from trt_landmarks.task.graphs import COARSE
 OPSET = 20
 #: Largest batch the graphs are declared for.
 LARGEST_BATCH = 1024
-#: Ends the name of a weight that is stored in FP16.
+#: Ends the name of a weight that is stored in FP16, as earlier versions did.
 HALF = ".half"
 
 
@@ -81,33 +80,6 @@ def clean(model: ModelProto) -> ModelProto:
     del model.metadata_props[:]
     model.producer_name = "trt-landmarks"
     return model
-
-
-def store_half(path: Path, smallest: int = 512) -> None:
-    """Store large weights of a graph in FP16, each followed by a Cast back to FP32.
-
-    The graph still computes in FP32 (a runtime folds the Cast when it loads the graph); weights that FP16 cannot
-    hold exactly are left alone, so the results are the same to the bit.
-    """
-    model = onnx.load(path)
-    casts = []
-    for tensor in list(model.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        array = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            half = array.astype(np.float16)
-        if array.size < smallest or not np.array_equal(half.astype(np.float32), array):
-            continue
-        name = tensor.name
-        stored = numpy_helper.from_array(half, name + HALF)
-        model.graph.initializer.remove(tensor)
-        model.graph.initializer.append(stored)
-        casts.append(helper.make_node("Cast", [stored.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
-    for position, node in enumerate(casts):
-        model.graph.node.insert(position, node)
-    onnx.save(model, path)
-    onnx.checker.check_model(str(path), full_check=True)
 
 
 @contextlib.contextmanager

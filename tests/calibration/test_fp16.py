@@ -11,13 +11,13 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from tests.calibration.graphs import assert_decoding_untouched, change, stored, types
+from tests.half_storage import store_half
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.fp16 import to_fp16
 from trt_landmarks.calibration.graph import DECODING, learned_nodes
 from trt_landmarks.calibration.recipe import DATA_MAX, RANGE_INPUTS
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
-from trt_landmarks.export.onnx_graphs import store_half
 from trt_landmarks.export.parity import Inputs, random_inputs
 from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 

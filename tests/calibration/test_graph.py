@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.calibration.graphs import copied, run
+from tests.half_storage import store_half
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.graph import (
     DECODING,
@@ -21,7 +22,6 @@ from trt_landmarks.calibration.graph import (
     mark_decoding,
 )
 from trt_landmarks.errors import EngineError
-from trt_landmarks.export.onnx_graphs import store_half
 from trt_landmarks.export.parity import Inputs
 from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 

@@ -14,13 +14,16 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export import bundle as export_module
-from trt_landmarks.export.bundle import export_bundle
+from trt_landmarks.export.bundle import export_bundle, renew_bundle
 from trt_landmarks.export.parity import compare, random_inputs
 from trt_landmarks.localization.localizer import Localizer
-from trt_landmarks.nets.folding import folded, rounded_to_half
+from trt_landmarks.nets.folding import folded
 from trt_landmarks.scan import read_scan
 from trt_landmarks.task.graphs import graph_names, input_shapes
 from trt_landmarks.training.checkpoint import Checkpoint
+
+#: Mean movement that rounding aims at, voxels.
+MOVEMENT = 0.001
 
 
 def test_the_graphs_equal_pytorch_at_every_batch(tiny_bundle: Bundle, tiny_checkpoint: Checkpoint) -> None:
@@ -65,17 +68,35 @@ def test_graphs_are_clean(tiny_bundle: Bundle) -> None:
         assert here.encode() not in path.read_bytes()  # no path of the exporting machine
 
 
-def test_half_storage_halves_the_files_and_keeps_the_results(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    whole = export_bundle(tiny_checkpoint, tmp_path / "whole")
-    half = export_bundle(tiny_checkpoint, tmp_path / "half", half_storage=True)
-    for graph, path in half.graphs.items():
-        assert path.stat().st_size < 0.75 * whole.graphs[graph].stat().st_size
-    task = tiny_checkpoint.task
-    inputs = random_inputs(task, 3, seed=2)
-    rounded = {graph: rounded_to_half(folded(net)) for graph, net in tiny_checkpoint.nets.items()}
-    report = compare(TorchEngine(rounded), OnnxRuntimeEngine(half.graphs), task, inputs)
-    assert max(figures["max_voxel"] for figures in report.values()) <= 1e-3
-    assert half.manifest["parity"]["rounding_of_weights"]
+@pytest.fixture(scope="module")
+def compact(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_bundle(tiny_checkpoint, tmp_path_factory.mktemp("compact") / "bundle", compact=MOVEMENT)
+
+
+def test_compact_storage_keeps_the_points(compact: Bundle, tiny_bundle: Bundle) -> None:
+    size = [sum(path.stat().st_size for path in bundle.root.rglob("*.onnx*")) for bundle in (compact, tiny_bundle)]
+    assert size[0] < 0.5 * size[1]
+    assert not list(compact.root.rglob("*.onnx"))
+    engines = OnnxRuntimeEngine(tiny_bundle.graphs), OnnxRuntimeEngine(compact.graphs)
+    report = compare(*engines, compact.task, random_inputs(compact.task, 3, seed=2), batches=(1,))
+    assert 0 < report["coarse"]["mean_voxel"] <= 3 * MOVEMENT
+    assert max(figures["mean_voxel"] for figures in report.values()) <= 0.01
+    rounding = compact.manifest["parity"]["rounding_of_weights"]
+    assert rounding["aim_voxel"] == MOVEMENT and "max_voxel" in rounding["coarse"]
+
+
+def test_a_compact_bundle_renewed_is_the_same(compact: Bundle, tmp_path: Path) -> None:
+    again = renew_bundle(compact, tmp_path / "again")
+    assert again.manifest["files"] == compact.manifest["files"]
+    assert again.digests == compact.digests
+
+
+def test_an_older_bundle_becomes_compact(tiny_bundle: Bundle, compact: Bundle, tmp_path: Path) -> None:
+    made = renew_bundle(tiny_bundle, tmp_path / "made", compact=MOVEMENT)
+    assert set(made.packed) == set(compact.packed)
+    assert made.manifest["training"] == tiny_bundle.manifest["training"]
+    with pytest.raises(BundleError, match="already exists"):
+        renew_bundle(tiny_bundle, made.root, compact=MOVEMENT)
 
 
 def test_parity_on_real_scans(tiny_checkpoint: Checkpoint, mouse_scans: list[Path], tmp_path: Path) -> None:

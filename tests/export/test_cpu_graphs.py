@@ -10,12 +10,13 @@ import onnx
 import pytest
 import torch
 
+from tests.half_storage import store_half
 from tests.synthetic import scramble
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError
 from trt_landmarks.export.cpu_graphs import write_cpu_graph
-from trt_landmarks.export.onnx_graphs import export_graph, store_half
+from trt_landmarks.export.onnx_graphs import export_graph
 from trt_landmarks.export.parity import compare, random_inputs
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.nets.unet import UNets
@@ -66,9 +67,7 @@ def test_weights_are_stored_once(half: bool, tmp_path: Path) -> None:
     assert {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"} == {
         plain.name
     }
-    assert {tensor.data_type for tensor in outside} == {
-        onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
-    }
+    assert {tensor.data_type for tensor in outside} == {onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT}
     assert max(len(tensor.raw_data) for tensor in stored) < 2048
     patches = np.random.default_rng(0).random((1, 2, 8, 8, 8), dtype=np.float32)
     expected = OnnxRuntimeEngine({"g": plain}).run("g", patches)

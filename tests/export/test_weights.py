@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from tests.half_storage import store_half
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.errors import BundleError
 from trt_landmarks.export.parity import random_inputs
@@ -40,8 +41,6 @@ def test_nets_come_back_as_they_were_exported(tiny_bundle: Bundle, tiny_checkpoi
 
 
 def test_weights_stored_in_half_are_found(graph: Path) -> None:
-    from trt_landmarks.export.onnx_graphs import store_half
-
     before = stored(graph)
     model = onnx.load(graph)
     for tensor in model.graph.initializer:

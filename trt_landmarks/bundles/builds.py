@@ -141,11 +141,11 @@ def build_name(engine: str, precision: str, layout: str = NETS) -> str:
 def own_graphs(bundle: Bundle) -> Build:
     """The bundle's own FP32 graphs as a build for ONNX Runtime: there is nothing to make."""
     graphs = {graph: bundle.manifest["graphs"][graph] for graph in bundle.graphs}
-    files = {file: bundle.manifest["files"][file] for file in graphs.values()}
+    files = {file: bundle.digests[file] for file in graphs.values()}
     record = {
         "engine": "onnxruntime", "precision": "fp32", "layout": NETS, "graphs": graphs, "files": files, "gate": None
     }  # fmt: skip
-    return Build(bundle.root, record, "nothing to build")
+    return Build(bundle.graphs_root, record, "nothing to build")
 
 
 def make_build(

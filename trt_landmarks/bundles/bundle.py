@@ -7,6 +7,7 @@
     confidence.json             how far to trust its landmarks, once fitted (trt_landmarks.confidence)
     graphs/<graph>.onnx         FP32 graphs: coarse, independent, group-<name>; dynamic batch
     graphs/<graph>.cpu.onnx     the same in the form that a CPU runs fastest; the weights are in <graph>.onnx
+    graphs/<graph>.onnx.packed  in a compact bundle, instead of both (trt_landmarks.bundles.packing)
     builds/<engine>-<precision>/  what ``trtlm build`` adds, each with its own build.json (trt_landmarks.bundles.builds)
 
     graph         input                        outputs
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from trt_landmarks.bundles.packing import REMEDY, unpacked
 from trt_landmarks.errors import BundleError
 from trt_landmarks.files import CACHE_VARIABLE, cache_folder, file_sha256, read_text, write_text
 from trt_landmarks.geometry import Floats
@@ -37,7 +39,8 @@ from trt_landmarks.localization.confidence import ConfidenceModel, read_confiden
 from trt_landmarks.task.graphs import graph_names
 from trt_landmarks.task.task import Task, load_task
 
-FORMAT = 1
+#: 1: all graphs are plain files; 2: all are packed.
+FORMATS = (1, 2)
 MANIFEST = "manifest.json"
 CONFIDENCE = "confidence.json"
 #: Models that ship with the package, by name; the first is the default.
@@ -73,14 +76,35 @@ class Bundle:
         return np.asarray(self.manifest["mean_shape_mm"], dtype=np.float64)
 
     @property
+    def packed(self) -> dict[str, dict[str, str]]:
+        """Plain ONNX file to ``file``, the packed one, and ``sha256``, the plain one's; empty if none is packed."""
+        return dict(self.manifest.get("packed", {}))
+
+    @cached_property
+    def graphs_root(self) -> Path:
+        """The folder that the plain ONNX files' names are relative to; a compact bundle is unpacked there.
+
+        Raises:
+            BundleError: if a packed file is missing or damaged, or there is no folder to unpack to.
+        """
+        return unpacked(self.root, self.packed) if self.packed else self.root
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Every file that the manifest describes, plain ONNX files included, to its SHA-256."""
+        return self.manifest["files"] | {file: row["sha256"] for file, row in self.packed.items()}
+
+    @property
     def graphs(self) -> dict[str, Path]:
         """Graph name to FP32 ONNX file."""
-        return {graph: self.root / file for graph, file in self.manifest["graphs"].items()}
+        return {graph: self.graphs_root / file for graph, file in self.manifest["graphs"].items()}
 
     @property
     def cpu_graphs(self) -> dict[str, Path]:
         """Graph name to the FP32 ONNX file that a CPU runs fastest; the plain one where there is no other."""
-        return self.graphs | {graph: self.root / file for graph, file in self.manifest.get("cpu_graphs", {}).items()}
+        return self.graphs | {
+            graph: self.graphs_root / file for graph, file in self.manifest.get("cpu_graphs", {}).items()
+        }
 
     @property
     def added_folder(self) -> Path:
@@ -122,11 +146,11 @@ class Bundle:
                 continue
             path = self.root / file
             if not path.is_file():
-                raise BundleError(f"{path}: is missing from the bundle.", "Export or copy the bundle again.")
+                raise BundleError(f"{path}: is missing from the bundle.", REMEDY)
             if file_sha256(path) != digest:
                 raise BundleError(
                     f"{path}: is not the file the manifest describes (SHA-256 differs).",
-                    "Export or copy the bundle again.",
+                    REMEDY,
                     code="bundle_tampered",
                 )
 
@@ -172,28 +196,33 @@ def write_bundle(
     graphs: Mapping[str, str],
     cpu_graphs: Mapping[str, str],
     facts: Mapping[str, Any],
+    packed: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Write task file and manifest of a bundle whose graph files are already there.
 
     Args:
         graphs: graph name to file, relative to ``root``.
         cpu_graphs: the same for those that have a form for the CPU.
+        packed: of a compact bundle: see :attr:`Bundle.packed`.
         facts: further entries of the manifest (parity, provenance, versions).
     """
     write_text(root / "task.yaml", task_text, BundleError)
-    files = ["task.yaml", *graphs.values(), *cpu_graphs.values()]
+    packed = packed or {}
+    plain = [*graphs.values(), *cpu_graphs.values()]
+    files = ["task.yaml", *(packed[file]["file"] if file in packed else file for file in plain)]
     if (root / CONFIDENCE).is_file():  # of the bundle that is written again
         files.append(CONFIDENCE)
     manifest = {
-        "format": FORMAT,
+        "format": FORMATS[1] if packed else FORMATS[0],
         "name": name,
         **facts,
         "graphs": dict(graphs),
         "cpu_graphs": dict(cpu_graphs),
         "mean_shape_mm": np.round(mean_shape, 6).tolist(),
+        **({"packed": dict(packed)} if packed else {}),
         "files": {file: file_sha256(root / file) for file in files},
     }
-    write_text(root / MANIFEST, json.dumps(manifest, indent=1) + "\n", BundleError)
+    _write_manifest(root, manifest)
 
 
 def attach_confidence(bundle: Bundle, confidence: ConfidenceModel) -> Path:
@@ -215,9 +244,14 @@ def attach_confidence(bundle: Bundle, confidence: ConfidenceModel) -> Path:
     confidence.write(path)
     if not bundle.shipped:
         files = {**bundle.manifest["files"], CONFIDENCE: file_sha256(path)}
-        text = json.dumps({**bundle.manifest, "files": files}, indent=1) + "\n"
-        write_text(bundle.root / MANIFEST, text, BundleError)
+        _write_manifest(bundle.root, {**bundle.manifest, "files": files})
     return path
+
+
+def _write_manifest(root: Path, manifest: Mapping[str, Any]) -> None:
+    """One line per entry: long tables stay readable, and small."""
+    rows = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in manifest.items()]
+    write_text(root / MANIFEST, "{\n" + ",\n".join(rows) + "\n}\n", BundleError)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -227,15 +261,18 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(read_text(path, BundleError, "manifest"))
         graphs = [*dict(manifest["graphs"]).values(), *dict(manifest.get("cpu_graphs", {})).values()]
+        packed = {file: (str(row["file"]), str(row["sha256"])) for file, row in manifest.get("packed", {}).items()}
         kinds = (manifest["format"], str(manifest["name"]), graphs, dict(manifest["files"]))
         np.asarray(manifest["mean_shape_mm"], dtype=np.float64)
-    except (ValueError, KeyError, TypeError):
-        raise BundleError(f"{path}: is damaged.", "Export or copy the bundle again.") from None
-    if kinds[0] != FORMAT:
-        raise BundleError(f"{path}: has format {kinds[0]!r}; this version reads {FORMAT}.", "Export the bundle again.")
-    inside = [Path(file) for file in (*kinds[2], *kinds[3])]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BundleError(f"{path}: is damaged.", REMEDY) from None
+    if kinds[0] not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
+        raise BundleError(f"{path}: has format {kinds[0]!r}; this version reads {known}.", "Export the bundle again.")
+    inside = [Path(file) for file in (*kinds[2], *kinds[3], *packed)]
     if any(file.is_absolute() or ".." in file.parts for file in inside):
         raise BundleError(f"{path}: names files outside the bundle.", "Do not use this bundle.")
-    if any(graph not in kinds[3] for graph in kinds[2]):
+    stored = [packed[file][0] if file in packed else file for file in kinds[2]]
+    if any(file not in kinds[3] for file in (*stored, *(file for file, _ in packed.values()))):
         raise BundleError(f"{path}: gives no SHA-256 for one of its graphs.", "Export the bundle again.")
     return dict(manifest)

@@ -42,6 +42,8 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
     manifest, task = bundle.manifest, bundle.task
     parity = manifest.get("parity", {})
     sizes = {file: (bundle.root / file).stat().st_size for file in manifest["files"] if (bundle.root / file).is_file()}
+    packed = bundle.packed
+    stored = {graph: packed[file]["file"] if file in packed else file for graph, file in manifest["graphs"].items()}
     return {
         "whole": not problems,
         "problems": problems,
@@ -59,11 +61,11 @@ def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
         },
         "graphs": {
             graph: {
-                "file": file,
-                "size_mb": _mb(sizes.get(file, 0)),
+                "file": stored[graph],
+                "size_mb": _mb(sizes.get(stored[graph], 0)),
                 "parity_max_voxel": parity.get(graph, {}).get("max_voxel"),
             }
-            for graph, file in manifest["graphs"].items()
+            for graph in manifest["graphs"]
         },
         "parity_on": parity.get("on"),
         "confidence": confidence,

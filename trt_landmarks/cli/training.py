@@ -72,7 +72,10 @@ def export(
     name: Annotated[str | None, typer.Option(help="The model's name. (default: the task's)")] = None,
     scans: Annotated[Path | None, typer.Option(help="Real scans (file or folder) for the check with PyTorch.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Scans to use at most.")] = 5,
-    half_storage: Annotated[bool, typer.Option(help="Store weights in FP16 (half the size).")] = False,
+    compact: Annotated[bool, typer.Option(help="Round the weights and pack the graphs.")] = False,
+    movement: Annotated[
+        float, typer.Option(min=1e-5, help="With --compact: mean movement of points to aim at, voxels.")
+    ] = 0.0005,
     provenance: Annotated[Path | None, typer.Option(help="JSON file for the manifest: data, licence, command.")] = None,
 ) -> None:
     """Export a checkpoint to a bundle of ONNX graphs, checked against PyTorch."""
@@ -81,18 +84,26 @@ def export(
     with extra("export"):
         from trt_landmarks.export.bundle import export_bundle, renew_bundle
         from trt_landmarks.training.checkpoint import load_checkpoint
-    some = _some_scans(scans, count)
+    if compact and scans is None:
+        raise typer.BadParameter(
+            "needs --scans: how far rounding moves the points is measured on real scans.", param_hint="--compact"
+        )
+    some, aim = _some_scans(scans, count), movement if compact else None
     if (checkpoint / MANIFEST).is_file():
-        bundle = renew_bundle(open_bundle(checkpoint), out, scans=some, say=typer.echo)
+        bundle = renew_bundle(open_bundle(checkpoint), out, scans=some, compact=aim, say=typer.echo)
     else:
         loaded = load_checkpoint(checkpoint)
         facts = read_json(provenance) if provenance else None
-        bundle = export_bundle(
-            loaded, out, name=name, scans=some, half_storage=half_storage, provenance=facts, say=typer.echo
-        )
+        bundle = export_bundle(loaded, out, name=name, scans=some, compact=aim, provenance=facts, say=typer.echo)
     for graph, figures in bundle.manifest["parity"].items():
         if isinstance(figures, dict) and "max_voxel" in figures:
             typer.echo(f"{graph}: at most {figures['max_voxel']:.1e} voxel, {figures['max_mm']:.1e} mm from PyTorch")
+    if compact:
+        moved = bundle.manifest["parity"]["rounding_of_weights"]["points"]
+        typer.echo(
+            f"rounding moved the points by mean {moved['mean_voxel']:.4f}, p99 {moved['p99_voxel']:.4f}, "
+            f"max {moved['max_voxel']:.4f} voxel on {moved['scans']} scans"
+        )
     typer.echo(f"bundle {bundle.name}: {out}")
 
 
