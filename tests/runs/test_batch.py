@@ -20,15 +20,14 @@ from numpy.typing import NDArray
 from tests.synthetic import HEAD, Judge, about, head_geometry, rotation, single, small_task
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.base import Arrays, RunCancelled
-from trt_landmarks.errors import PipelineError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.localization.case import case_result
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.results.case import CaseResult
 from trt_landmarks.results.predictions import Predictions, read_predictions
-from trt_landmarks.runs import batch, pipeline
-from trt_landmarks.runs.batch import readers_for, side_by_side
+from trt_landmarks.runs import batch, pipeline, workers
 from trt_landmarks.runs.journal import journal_path
+from trt_landmarks.runs.workers import readers_for, side_by_side
 from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan, write_scan
 from trt_landmarks.task.graphs import COARSE, INDEPENDENT
 
@@ -283,20 +282,20 @@ batch.read_scan = lambda file: read(file) if file.path.name == "a.mha" else exit
     assert "Traceback" not in message
 
 
-def test_an_unexpected_error_leaves_what_was_computed(files: list[ScanFile]) -> None:
+@pytest.mark.parametrize("size", [1, 4])
+def test_an_unexpected_error_while_computing_fails_its_scan_alone(files: list[ScanFile], size: int) -> None:
     broken = localizer()
     run = broken.engine.run
 
-    def fail_at_third(graph: str, *arrays: NDArray[np.float32]) -> Arrays:
-        assert isinstance(broken.engine, Reader)
-        if sum(name == COARSE for name, _ in broken.engine.calls) == 2 and graph == COARSE:
+    def fail_at_b(graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+        if graph == COARSE and any(abs(array.max() - 0.3) < 0.02 for array in arrays[0]):
             raise RuntimeError("a bug")
         return run(graph, *arrays)
 
-    broken.engine.run = fail_at_third  # type: ignore[method-assign]
-    with pytest.raises(PipelineError, match=r"b\.mha: computing: RuntimeError: a bug"):
-        infer(files, [broken], found := empty())
-    assert [case.id for case in found.cases] == list("fcae")
+    broken.engine.run = fail_at_b  # type: ignore[method-assign]
+    cases = infer(files, [broken], empty(), batch=size).cases
+    codes = {case.id: case.error.code for case in cases if case.error is not None}
+    assert codes == {"b": "internal", "c": "scan_truncated", "e": "scan_missing"}
 
 
 @pytest.mark.parametrize(
@@ -315,17 +314,17 @@ def test_workers_that_are_asked_for() -> None:
 
 
 def test_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "cores", lambda: 5)
+    monkeypatch.setattr(workers, "cores", lambda: 5)
     assert readers_for([localizer()] * 2) == 2
     on_gpu = localizer()
     on_gpu.engine.provider = "GPU"
     assert readers_for([on_gpu] * 2) == 5
-    monkeypatch.setattr(batch, "cores", lambda: 64)
-    assert readers_for([on_gpu]) == batch.MOST_READERS
+    monkeypatch.setattr(workers, "cores", lambda: 64)
+    assert readers_for([on_gpu]) == workers.MOST_READERS
 
 
 def test_workers_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "cores", lambda: 3)
+    monkeypatch.setattr(workers, "cores", lambda: 3)
     assert side_by_side(100) == (3, 1)
     assert side_by_side(100, 2) == (2, 1)
 

@@ -15,8 +15,7 @@ import pytest
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.results.case import CaseError, CaseResult, Landmark
 from trt_landmarks.results.predictions import Predictions, read_predictions
-from trt_landmarks.runs.journal import Journal, journal_path, resume_journal, start_journal
-from trt_landmarks.runs.scan_state import State, scan_state
+from trt_landmarks.runs.journal import Journal, State, journal_path, resume_journal, scan_state, start_journal
 from trt_landmarks.scan import ScanFile
 
 ENGINE = {"name": "e", "precision": "fp32", "provider": "p", "preprocessing": "reference", "note": "why"}
@@ -119,7 +118,7 @@ def test_a_case_that_is_added_twice_counts_once(tmp_path: Path) -> None:
     assert written(journal, out, scan_files("a")) == [case("a")]
     journal.close()
     journal, kept = resume_journal(out, header(), scan_files("a"), states("a"), retry=False)
-    assert kept == {"a"} and len(list(journal.cases())) == 1
+    assert kept == {"a"} and len(list(journal.cases(scan_files("a")))) == 1
     journal.close()
 
 
@@ -196,16 +195,24 @@ def test_a_complete_results_file_can_be_added_to(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
+def test_damaged_lines_are_computed_anew_and_a_damaged_head_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "r.json"
     journal = start_journal(out, header())
     journal.add([case("a"), case("b")], states("a", "b"))
     journal.close()
     whole = journal.path.read_bytes()
-    journal.path.write_bytes(whole.replace(b'"located"', b'"lost"', 1))
-    with pytest.raises(PredictionsError, match="line 2 is not a case"):
-        resume_journal(out, header(), scan_files("a"), states("a"), retry=False)
-    journal.path.write_bytes(whole.replace(b'"journal":1', b'"journal":9'))
+    damages = (b'"located"', b'"lost"'), (b"1.5,", b"2.5,"), (b"nose", b"n\xff\xffe"), (b'[1, 2, 1],"', b'[1, 2, 3],"')
+    for damage in damages:
+        assert damage[0] in whole
+        journal.path.write_bytes(whole.replace(*damage, 1))
+        journal, kept = resume_journal(out, header(), scan_files("a", "b"), states("a", "b"), retry=False)
+        journal.close()
+        assert kept == {"b"} and "line 2 is damaged" in caplog.text
+        assert journal.path.read_bytes().count(b"\n") == 2
+        caplog.clear()
+    journal.path.write_bytes(whole.replace(b'"journal": 2', b'"journal": 9'))
     with pytest.raises(PredictionsError, match="first line does not say"):
         resume_journal(out, header(), scan_files("a"), states("a"), retry=False)
     start_journal(out, header(), overwrite=True).close()
@@ -216,7 +223,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from tests.runs.test_journal import case, header
+from tests.runs.test_journal import case, header, scan_files
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.runs.journal import start_journal
 journal = start_journal(Path(sys.argv[1]), header())
@@ -231,7 +238,7 @@ except PredictionsError as error:
     assert journal.path.stat().st_size == size
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     journal.add([case("b")], {})
-    assert [one["id"] for one in journal.cases()] == ["a", "b"]
+    assert [one.id for one in journal.cases(scan_files("a", "b"))] == ["a", "b"]
     sys.exit(7)
 """
     done = subprocess.run(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trt_landmarks.errors import EngineError, PipelineError
 from trt_landmarks.runs import pipeline as module
-from trt_landmarks.runs.pipeline import Pipeline
+from trt_landmarks.runs.pipeline import Deadlines, Pipeline
 
 #: Long enough for whatever should happen to happen, on a busy machine; only a test that fails takes so long.
 PATIENCE = 60.0
@@ -268,3 +268,31 @@ def test_a_pipeline_needs_readers_and_workers() -> None:
 
 def test_closing_without_a_start_does_nothing() -> None:
     assert Pipeline(range(3), lambda item: item, [double]).close() == []
+
+
+def test_a_thread_is_late_after_its_seconds_and_only_within() -> None:
+    watch = Deadlines(0.05)
+    assert watch.late() < 0
+    with watch():
+        assert watch.late() < 0
+        time.sleep(0.08)
+        assert 0 <= watch.late() < 10
+        late: list[float] = []
+        thread = threading.Thread(target=lambda: late.append(watch.late(main)))
+        main = threading.get_ident()
+        thread.start()
+        thread.join()
+        assert late[0] > 0
+    assert watch.late() < 0
+
+
+def test_several_scans_may_take_the_time_of_each() -> None:
+    watch = Deadlines(0.05)
+    with watch(1000):
+        time.sleep(0.08)
+        assert watch.late() < 0
+
+
+def test_without_a_limit_nobody_is_late() -> None:
+    with (watch := Deadlines())():
+        assert watch.late() < 0

@@ -21,7 +21,7 @@ from trt_landmarks.task.graphs import NETS
 
 if TYPE_CHECKING:
     from trt_landmarks.geometry import Floats
-    from trt_landmarks.runs.batch import AnyLocalizer
+    from trt_landmarks.runs.workers import AnyLocalizer
     from trt_landmarks.scan import Scan
 
 TORCH, TORCH_BF16 = "torch", "torch-bf16"

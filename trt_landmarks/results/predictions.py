@@ -85,14 +85,14 @@ class Predictions:
             PredictionsError: if the file cannot be written, or ``model`` or ``engine`` are not plain JSON data.
         """
         no_duplicates((case.id for case in self.cases), "case")
-        self.write_with(path, (case.to_dict() for case in self.cases))
+        self.write_with(path, map(encode_case, self.cases))
 
-    def write_with(self, path: str | Path, cases: Iterable[dict[str, Any]]) -> None:
+    def write_with(self, path: str | Path, cases: Iterable[bytes]) -> None:
         """Write the file with other cases than its own, which need not be in memory together.
 
         Args:
             path: where to.
-            cases: as :meth:`CaseResult.to_dict` gives them, with distinct ids.
+            cases: as :func:`encode_case` gives them, with distinct ids.
 
         Raises:
             PredictionsError: as :meth:`write`.
@@ -103,11 +103,21 @@ class Predictions:
             raise PredictionsError(f"{path}: model or engine cannot be written as JSON: {error}.") from None
         with replacing(path, PredictionsError) as stream:
             stream.write(_encoded(frame.removesuffix("]\n}")))
-            separator = ""
+            separator = b""
             for case in cases:
-                stream.write(_encoded(separator + "\n  " + _json(case).replace("\n", "\n  ")))
-                separator = ","
-            stream.write(_encoded("\n ]\n}\n" if separator else "]\n}\n"))
+                stream.write(separator + b"\n  " + case)
+                separator = b","
+            stream.write(b"\n ]\n}\n" if separator else b"]\n}\n")
+
+
+def encode_case(case: CaseResult) -> bytes:
+    """A case as it stands in the file, indented; line breaks are the only control characters.
+
+    Raises:
+        ValueError: if a number is not finite.
+        TypeError: if it holds what JSON does not.
+    """
+    return _encoded(_json(case.to_dict()).replace("\n", "\n  "))
 
 
 def read_predictions(path: str | Path) -> Predictions:

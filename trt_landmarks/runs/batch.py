@@ -14,17 +14,12 @@ from typing import NamedTuple
 from trt_landmarks.engines.base import Cancellable, RunCancelled
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localization.case import case_result, failed_case
-from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.result import Localization
-from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.results.case import CaseResult
-from trt_landmarks.runs.deadlines import Watch
 from trt_landmarks.runs.memory import MemoryBudget
-from trt_landmarks.runs.pipeline import Patience, Pipeline
+from trt_landmarks.runs.pipeline import Deadlines, Patience, Pipeline
+from trt_landmarks.runs.workers import AnyLocalizer, readers_for
 from trt_landmarks.scan import Scan, ScanFile, read_scan
-from trt_landmarks.system import cores
-
-AnyLocalizer = Localizer | ResidentLocalizer
 
 #: Called after every case: the case, how many are done, how many there are.
 Progress = Callable[[CaseResult, int, int], None]
@@ -32,11 +27,6 @@ Progress = Callable[[CaseResult, int, int], None]
 Look = Callable[[CaseResult, Scan], None]
 #: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
 Keep = Callable[[Sequence[CaseResult]], None]
-
-#: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
-MOST_WORKERS = 4
-#: Readers beside GPUs, at most: each takes memory for what it reads.
-MOST_READERS = 8
 
 
 class _Read(NamedTuple):
@@ -115,38 +105,6 @@ def infer(
             keep(cases)
 
 
-def side_by_side(batches: int, threads: int | None = None, jobs: int | None = None) -> tuple[int, int | None]:
-    """How many workers share a folder on the CPU, and how many threads each of them has.
-
-    Workers of one thread each get more done than one worker with all threads, which wait for each other between
-    operators (on two cores 1.2 times as much: ``benchmarks/results/throughput.md``; more cores were not measured).
-    But the last batches then run on a part of the cores, so that every worker should have two batches at least.
-
-    Args:
-        batches: how many there are to compute.
-        threads: of all workers together; None for all cores.
-        jobs: how many workers are wanted; None for at most :data:`MOST_WORKERS`, with two batches each at least.
-
-    Returns:
-        Workers, and threads each; None lets the engine take all cores.
-    """
-    shared = threads or cores()
-    workers = jobs or min(shared, MOST_WORKERS, batches // 2)
-    return (workers, -(-shared // workers)) if workers > 1 else (1, threads)
-
-
-def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
-    """How many threads read: on the CPU one for each worker, beside GPUs one for each core.
-
-    On the CPU, reading takes its time from computing: two readers beside two workers are hardly better than one
-    (``benchmarks/results/throughput-large.md``).  A GPU leaves the cores to reading, and two readers on two cores get
-    twice as much done as one (the same table); how many a GPU keeps busy was not measured.
-    """
-    if any(localizer.engine.provider == "GPU" for localizer in localizers):
-        return min(cores(), MOST_READERS)
-    return len(localizers)
-
-
 class _Stages:
     """What the pipeline does with a file: reading and localizing, within the limits of time and memory.
 
@@ -164,7 +122,7 @@ class _Stages:
         memory: MemoryBudget | None,
         batches: Sequence[Sequence[ScanFile]],
     ) -> None:
-        self.watch = Watch(timeout)
+        self.watch = Deadlines(timeout)
         self._memory = memory
         self._batches = batches
         self._engines = {id(one.engine): one.engine for one in localizers if isinstance(one.engine, Cancellable)}
@@ -236,7 +194,9 @@ class _Stages:
                             continue
                         raise self._too_late(scans[0].file, "computing") from None
                 return [_case(one, located, localizer) for one, located in zip(scans, found, strict=True)]
-            except (TrtlmError, MemoryError) as error:
+            except RunCancelled:
+                raise
+            except Exception as error:  # also a fault of our own: no scan may end the run
                 if len(scans) == 1:
                     return [failed_case(scans[0].file, error)]
             return [case for one in scans for case in self._localize([one], localizer)]

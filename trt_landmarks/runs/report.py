@@ -11,7 +11,7 @@ import platform
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from trt_landmarks import __version__
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.files import write_text
+from trt_landmarks.results.case import CaseResult
 from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.runs.memory import resident_memory
 from trt_landmarks.system import cores, installed_versions, memory_bytes, processor
@@ -55,6 +56,28 @@ class Tally:
     computed: int = 0
     stages: dict[str, array[float]] = field(default_factory=dict)
 
+    def add(self, case: CaseResult, before: bool = False) -> None:
+        """Count a case.
+
+        Args:
+            case: of a scan that was named.
+            before: whether an earlier run had done it.
+        """
+        if case.error is None:
+            self.ok += 1
+        else:
+            self.failures[case.error.code] += 1
+        codes = {warning.code for warning in case.warnings}
+        self.warnings.update(codes)
+        if "not_this_anatomy" not in codes:
+            self.low += any(mark.status == "low_confidence" for mark in case.landmarks)
+        if before:
+            self.before += 1
+            return
+        self.computed += 1
+        for step, milliseconds in case.timing_ms.items():
+            self.stages.setdefault(step, array("d")).append(milliseconds)
+
     @property
     def failed(self) -> int:
         """Failed cases."""
@@ -69,36 +92,6 @@ class Tally:
     def done(self) -> int:
         """Cases."""
         return self.ok + self.failed
-
-
-def tally(cases: Iterable[Mapping[str, Any]], named: Container[str], before: Container[str], scans: int) -> Tally:
-    """Count cases as they are in the results file.
-
-    Args:
-        cases: all of the results file.
-        named: ids of the scans that were named in this run.
-        before: ids of the cases that an earlier run had done.
-        scans: how many were named.
-    """
-    found = Tally(scans)
-    for case in cases:
-        if case["id"] not in named:
-            continue
-        if case["error"] is None:
-            found.ok += 1
-        else:
-            found.failures[case["error"]["code"]] += 1
-        codes = {warning["code"] for warning in case.get("warnings", ())}
-        found.warnings.update(codes)
-        if "not_this_anatomy" not in codes:
-            found.low += any(mark["status"] == "low_confidence" for mark in case["landmarks"])
-        if case["id"] in before:
-            found.before += 1
-            continue
-        found.computed += 1
-        for step, milliseconds in case["timing_ms"].items():
-            found.stages.setdefault(step, array("d")).append(milliseconds)
-    return found
 
 
 def run_report(

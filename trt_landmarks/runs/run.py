@@ -14,14 +14,14 @@ from types import FrameType
 from typing import Any
 
 from trt_landmarks.errors import PipelineError, TrtlmError
-from trt_landmarks.results.case import CaseResult, read_case
+from trt_landmarks.results.case import CaseResult
 from trt_landmarks.results.predictions import Predictions
-from trt_landmarks.runs.batch import AnyLocalizer, Look, Progress, infer
-from trt_landmarks.runs.journal import resume_journal, start_journal
+from trt_landmarks.runs.batch import Look, Progress, infer
+from trt_landmarks.runs.journal import resume_journal, scan_state, start_journal
 from trt_landmarks.runs.log import RunLog
 from trt_landmarks.runs.memory import MemoryBudget
-from trt_landmarks.runs.report import Tally, run_report, tally, write_report
-from trt_landmarks.runs.scan_state import scan_state
+from trt_landmarks.runs.report import Tally, run_report, write_report
+from trt_landmarks.runs.workers import AnyLocalizer
 from trt_landmarks.scan import ScanFile
 
 
@@ -109,18 +109,25 @@ class Run:
     """
 
     def __init__(
-        self, files: Sequence[ScanFile], header: Predictions, out: Path, unfinished: Unfinished = Unfinished(),
+        self,
+        files: Sequence[ScanFile],
+        header: Predictions,
+        out: Path,
+        unfinished: Unfinished = Unfinished(),
         results: bool = True,
     ) -> None:
         self._files, self._header, self._out, self._unfinished = files, header, out, unfinished
         self._results = results
         self._states = {file.id: scan_state(file.path) for file in files}  # before any of them is read
-        self._kept: set[str] = set()
+        self._tally = Tally(len(files))
+        self._done: set[str] = set()  # ids of the scans whose cases are counted
         if unfinished.resume:
-            self._journal, self._kept = resume_journal(out, header, files, self._states, retry=unfinished.retry_failed)
+            self._journal, self._done = resume_journal(
+                out, header, files, self._states, unfinished.retry_failed, self._tally
+            )
         else:
             self._journal = start_journal(out, header, unfinished.overwrite)
-        self.todo = [file for file in files if file.id not in self._kept]
+        self.todo = [file for file in files if file.id not in self._done]
 
     def go(
         self,
@@ -162,7 +169,7 @@ class Run:
         log.say(f"{len(self.todo)} of {len(self._files)} scans to do, model {self._header.model['name']}, "
                 f"engine {self._header.engine['name']}")  # fmt: skip
 
-        def tell(case: CaseResult, done: int, count: int) -> None:
+        def advance(case: CaseResult, done: int, count: int) -> None:
             log.case(case, done, count)
             progress(case, done, count)
 
@@ -170,9 +177,8 @@ class Run:
         try:
             with _terminable():
                 infer(
-                    self.todo, localizers, lambda cases: self._journal.add(cases, self._states), batch=batch,
-                    readers=readers, progress=tell, look=look, timeout=limits.timeout,
-                    memory=limits.memory,
+                    self.todo, localizers, self._keep, batch=batch, readers=readers, progress=advance, look=look,
+                    timeout=limits.timeout, memory=limits.memory,
                 )  # fmt: skip
         except KeyboardInterrupt:
             status = "interrupted"
@@ -200,21 +206,25 @@ class Run:
             raise raised
         return outcome
 
+    def _keep(self, cases: Sequence[CaseResult]) -> None:
+        """Put cases into the journal and count them; what comes again after an interruption counts once."""
+        self._journal.add(cases, self._states)
+        for case in cases:
+            if case.id not in self._done:
+                self._done.add(case.id)
+                self._tally.add(case)
+
     def _finish(self, status: str, finish: Callable[[Sequence[CaseResult]], None] | None) -> Tally:
         """Write the results file; the journal goes if the run is complete."""
-        named = self._states.keys()
-        found = tally(self._journal.cases(), named, self._kept, len(self._files))
         if self._results:
             self._journal.write_results(self._header, self._out, self._files)
         if finish is not None:
-            order = {file.id: number for number, file in enumerate(self._files)}
-            cases = [read_case(case) for case in self._journal.cases() if case["id"] in order]
-            finish(sorted(cases, key=lambda case: order[case.id]))
+            finish(list(self._journal.cases(self._files)))
         if status == "finished":
             self._journal.remove()
         else:
             self._journal.close()
-        return found
+        return self._tally
 
 
 @contextmanager

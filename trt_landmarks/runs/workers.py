@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from trt_landmarks.bundles.bundle import Bundle
@@ -13,9 +13,16 @@ from trt_landmarks.errors import EngineError
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.preprocessing.select import open_preprocessor
-from trt_landmarks.runs.batch import AnyLocalizer, side_by_side
 from trt_landmarks.runs.memory import MemoryBudget, plan_memory
+from trt_landmarks.system import cores
 from trt_landmarks.task.graphs import NETS
+
+AnyLocalizer = Localizer | ResidentLocalizer
+
+#: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
+MOST_WORKERS = 4
+#: Readers beside GPUs, at most: each takes memory for what it reads.
+MOST_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,38 @@ class Workers:
     note: str
     preprocessing: str
     memory: MemoryBudget | None = None
+
+
+def side_by_side(batches: int, threads: int | None = None, jobs: int | None = None) -> tuple[int, int | None]:
+    """How many workers share a folder on the CPU, and how many threads each of them has.
+
+    Workers of one thread each get more done than one worker with all threads, which wait for each other between
+    operators (on two cores 1.2 times as much: ``benchmarks/results/throughput.md``; more cores were not measured).
+    But the last batches then run on a part of the cores, so that every worker should have two batches at least.
+
+    Args:
+        batches: how many there are to compute.
+        threads: of all workers together; None for all cores.
+        jobs: how many workers are wanted; None for at most :data:`MOST_WORKERS`, with two batches each at least.
+
+    Returns:
+        Workers, and threads each; None lets the engine take all cores.
+    """
+    shared = threads or cores()
+    workers = jobs or min(shared, MOST_WORKERS, batches // 2)
+    return (workers, -(-shared // workers)) if workers > 1 else (1, threads)
+
+
+def readers_for(localizers: Sequence[AnyLocalizer]) -> int:
+    """How many threads read: on the CPU one for each worker, beside GPUs one for each core.
+
+    On the CPU, reading takes its time from computing: two readers beside two workers are hardly better than one
+    (``benchmarks/results/throughput-large.md``).  A GPU leaves the cores to reading, and two readers on two cores get
+    twice as much done as one (the same table); how many a GPU keeps busy was not measured.
+    """
+    if any(localizer.engine.provider == "GPU" for localizer in localizers):
+        return min(cores(), MOST_READERS)
+    return len(localizers)
 
 
 def open_workers(
@@ -60,7 +99,7 @@ def open_workers(
         preprocess: see :func:`~trt_landmarks.preprocessing.select.open_preprocessor`.
         threads: on the CPU, of all workers together; None for all cores.
         devices: numbers of GPUs, one worker each; none given: the first GPU, or the CPU.
-        jobs: workers on the CPU; None for as many as help, see :func:`~trt_landmarks.runs.batch.side_by_side`.
+        jobs: workers on the CPU; None for as many as help, see :func:`side_by_side`.
 
     Raises:
         EngineError: if an explicit choice cannot be had, with the reason and what to do.
