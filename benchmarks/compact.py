@@ -23,7 +23,7 @@ from trt_landmarks.data.dataset import load_dataset, split_from_file
 from trt_landmarks.files import CACHE_VARIABLE
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.localizer import Localizer
-from trt_landmarks.scan import Scan, find_scans, read_scan
+from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan
 
 
 def points(bundle: Bundle, scans: Sequence[Scan], threads: int) -> Floats:
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bundles = [open_bundle(options.before), open_bundle(options.after)]
     task = bundles[0].task
     cases = list(load_dataset(options.data, task)) if options.data else []
-    scans = [read_scan(path) for path in (*find_scans(options.scans), *(case.image for case in cases))]
+    files: list[str | Path | ScanFile] = [*find_scans(options.scans), *(case.image for case in cases)]
+    scans = [read_scan(file) for file in files]
     found = [points(bundle, scans, options.threads) for bundle in bundles]
     voxels = np.linalg.norm((found[1] - found[0]) / np.asarray(task.fine.spacing_mm), axis=-1)
     print("| scans | points | mean | p99 | max | above 0.002 |\n|---|---|---|---|---|---|")

@@ -16,7 +16,7 @@ from trt_landmarks.errors import PredictionsError
 from trt_landmarks.results.case import CaseError, CaseResult, Landmark
 from trt_landmarks.results.predictions import Predictions, read_predictions
 from trt_landmarks.runs.journal import Journal, State, journal_path, resume_journal, scan_state, start_journal
-from trt_landmarks.scan import ScanFile
+from trt_landmarks.scan import ScanFile, case_id
 
 ENGINE = {"name": "e", "precision": "fp32", "provider": "p", "preprocessing": "reference", "note": "why"}
 
@@ -249,14 +249,16 @@ except PredictionsError as error:
 
 def test_names_that_are_no_text_come_through(tmp_path: Path) -> None:
     out, odd = tmp_path / "r.json", "a\udcff\n\x1b[31m\u2028"
+    file = ScanFile(case_id(odd), Path(odd))
+    assert file.id == file.shown == "a\\xff\n\x1b[31m\u2028"
     journal = start_journal(out, header())
-    journal.add([case(odd, odd)], {odd: (1, 2, 1)})
-    (found,) = written(journal, out, [ScanFile(odd, Path(odd))])
-    assert found.id == found.path == odd
+    journal.add([case(file.id, file.shown)], {file.id: (1, 2, 1)})
+    (found,) = written(journal, out, [file])
+    assert found.id == found.path == file.shown
     json.loads(out.read_text(encoding="utf-8"))
     journal.close()
-    journal, kept = resume_journal(out, header(), [ScanFile(odd, Path(odd))], {odd: (1, 2, 1)}, retry=False)
-    assert kept == {odd}
+    journal, kept = resume_journal(out, header(), [file], {file.id: (1, 2, 1)}, retry=False)
+    assert kept == {file.id}
     journal.close()
 
 
