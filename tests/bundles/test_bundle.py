@@ -110,3 +110,13 @@ def test_builds_of_a_shipped_model_go_to_the_cache(tmp_path: Path, monkeypatch: 
     assert bundle.shipped
     assert bundle.builds_folder.is_relative_to(tmp_path)
     assert bundle.sha256[:12] in str(bundle.builds_folder)
+
+
+def test_a_shipped_name_wins_over_a_folder_of_that_name(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bundle.root, tmp_path / "mouse-skull")
+    assert open_bundle("mouse-skull", verify=False).shipped
+    for named in ("./mouse-skull", Path("mouse-skull")):
+        assert open_bundle(named).task == tiny_bundle.task

@@ -172,15 +172,15 @@ def open_bundle(model: str | Path | None = None, *, verify: bool = True) -> Bund
     if model is None:
         model = os.environ.get(MODEL_VARIABLE) or SHIPPED[0]
     folder = Path(model)
-    shipped = False
-    if not folder.is_dir():
-        if str(model) not in SHIPPED:
-            raise BundleError(
-                f"{model}: no such bundle folder, and no shipped model of that name.",
-                f"Shipped models: {', '.join(SHIPPED)}.",
-                code="model_missing",
-            )
-        folder, shipped = Path(__file__).parents[1] / "models" / str(model), True
+    shipped = isinstance(model, str) and model in SHIPPED  # a folder of that name is named with ./
+    if shipped:
+        folder = Path(__file__).parents[1] / "models" / model
+    elif not folder.is_dir():
+        raise BundleError(
+            f"{model}: no such bundle folder, and no shipped model of that name.",
+            f"Shipped models: {', '.join(SHIPPED)}.",
+            code="model_missing",
+        )
     bundle = Bundle(folder, _read_manifest(folder), load_task(folder / "task.yaml"), shipped)
     missing = [graph for graph in graph_names(bundle.task) if graph not in bundle.manifest["graphs"]]
     if missing or bundle.mean_shape.shape != (len(bundle.task.landmarks), 3):
