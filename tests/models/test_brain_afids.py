@@ -54,7 +54,7 @@ def errors(localizer: Localizer, scan: Scan, truth: Floats) -> tuple[Floats, Flo
 
 
 def test_files_are_small_and_their_origin_is_told(bundle: Bundle, repo_root: Path) -> None:
-    assert max(path.stat().st_size for path in bundle.root.rglob("*")) <= 25e6
+    assert max(path.stat().st_size for path in bundle.root.rglob("*")) <= 15e6
     provenance = bundle.manifest["provenance"]
     assert {"data", "licence", "command", "cases", "citation"} <= set(provenance)
     assert "Copyright (C) 1993-2009 Louis Collins" in provenance["licence"]["template"]

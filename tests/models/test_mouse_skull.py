@@ -50,7 +50,7 @@ def validation(bundle: Bundle, localizer: Localizer, data_root: Path) -> tuple[l
 
 
 def test_files_are_small_and_their_origin_is_told(bundle: Bundle) -> None:
-    assert max(path.stat().st_size for path in bundle.root.rglob("*")) <= 25e6
+    assert max(path.stat().st_size for path in bundle.root.rglob("*")) <= 15e6
     assert {"data", "licence", "command"} <= set(bundle.manifest["provenance"])
     assert "seed" in bundle.manifest["training"]
 
