@@ -84,6 +84,6 @@ def written(counts: Tally, places: Mapping[str, Path | None]) -> list[str]:
         ("do not show this anatomy", counts.wrong, ""),
         ("failed", counts.failed, ""),
     ]
-    lines = [f"{counts.scans} scans:"]
+    lines = [f"{counts.scans} scan{'' if counts.scans == 1 else 's'}:"]
     lines += [f"  {indent}{count:>6}  {label}" for label, count, indent in rows if count or label == "ok"]
     return lines + [f"{_LABELS[option]:<18} {path}" for option, path in places.items() if path is not None]
