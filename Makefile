@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # One pip command for everything: torch's range has to be known while ModelOpt, which takes any torch, is resolved.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo demo-mouse scan test lint docs clean distclean
+.PHONY: help demo demo-mouse scan test lint docs schemas clean distclean
 
 help:
 	@echo "make demo       install, then find 32 landmarks in a human brain: preds.json, slicer/, pictures/"
@@ -18,6 +18,7 @@ help:
 	@echo "make test       install with everything that tests need, then lint and run the tests"
 	@echo "make lint       ruff, mypy, and the layers of the package (import-linter)"
 	@echo "make docs       the documentation as a site: docs/_build/html/index.html"
+	@echo "make schemas    write the JSON Schema of the results file anew, after a change of its records"
 	@echo "make clean      remove caches, build folders and what the demo wrote"
 	@echo "make distclean  the same, and $(VENV)/"
 	@echo "Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  TRTLM_DATA=$(TRTLM_DATA)"
@@ -46,6 +47,9 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+schemas: $(VENV)/.installed-test
+	$(BIN)/python -c "from trt_landmarks.results.predictions import write_schema; write_schema()"
 
 clean:
 	rm -rf docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis preds.json slicer pictures

@@ -1,14 +1,18 @@
-"""Files: reading, writing whole or not at all, SHA-256, and the user's cache folder."""
+"""Files: reading and checking, writing whole or not at all, SHA-256, and the user's cache folder.
+
+What is read may come from anywhere: texts have a largest size, JSON and YAML a largest depth, YAML no aliases.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from trt_landmarks.errors import TrtlmError
 
@@ -17,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Environment variable that names the cache folder.
 CACHE_VARIABLE = "TRTLM_CACHE"
+#: The largest text file that is read, bytes.
+MAX_TEXT_BYTES = 64 << 20
+#: The largest YAML file: the parser takes about a second for a megabyte.
+MAX_YAML_BYTES = 1 << 20
 
 
 def write_text(path: str | Path, text: str, error: type[TrtlmError]) -> None:
@@ -90,20 +98,109 @@ def write_error(path: Path, problem: OSError, error: type[TrtlmError]) -> TrtlmE
     return error(f"{path}: cannot be written: {_reason(problem)}.", _write_remedy(path, problem))
 
 
-def read_text(path: str | Path, error: type[TrtlmError], what: str) -> str:
+def read_text(path: str | Path, error: type[TrtlmError], what: str, limit: int = MAX_TEXT_BYTES) -> str:
     """Read a UTF-8 file (a byte order mark is allowed); ``what`` names its kind in errors, e.g. "landmark file".
 
     Raises:
-        error: naming the file, if it is missing, unreadable or not text.
+        error: naming the file, if it is missing, unreadable, not text or larger than ``limit`` bytes.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with Path(path).open("rb") as stream:
+            content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise error(f"{path}: is larger than a {what} can be: more than {limit >> 20} MiB.", "Check the path.")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise error(f"{path}: no such {what}.", "Check the path.") from None
     except UnicodeDecodeError:
         raise error(f"{path}: is not a {what}: it is not UTF-8 text.") from None
     except OSError as problem:
         raise error(f"{path}: cannot be read: {_reason(problem)}.") from None
+
+
+def read_json(
+    path: str | Path, error: type[TrtlmError], what: str, limit: int = MAX_TEXT_BYTES, remedy: str = ""
+) -> Any:
+    """The content of a JSON file; ``remedy`` says what to do if it is none.
+
+    Raises:
+        error: as :func:`read_text` and :func:`parse_json`.
+    """
+    return parse_json(read_text(path, error, what, limit), path, error, what, remedy)
+
+
+def parse_json(text: str, path: str | Path, error: type[TrtlmError], what: str, remedy: str = "") -> Any:
+    """The content of a JSON file of which ``text`` was read.
+
+    Raises:
+        error: naming the line, if it is not JSON; if it is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise error(f"{path}: line {problem.lineno}: is not valid JSON: {problem.msg}.", remedy) from None
+    except ValueError as problem:  # a number of thousands of digits
+        raise error(f"{path}: is not valid JSON: {problem}.", remedy) from None
+    except RecursionError:
+        raise error(f"{path}: is not a {what}: it is nested too deeply.", remedy) from None
+
+
+def read_yaml(path: str | Path, error: type[TrtlmError], what: str) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        error: as :func:`read_text`; naming the line, if it is not YAML or has an alias (``*name``), with which a few
+            lines can stand for more data than memory holds; if it is nested too deeply.
+    """
+    import yaml
+
+    text = read_text(path, error, what, MAX_YAML_BYTES)
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1 if event.start_mark else 0
+                message = f"{path}: line {line}: has the YAML alias *{event.anchor}."
+                raise error(message, "Write out what it stands for.")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as problem:  # a date or a number that does not exist
+        raise error(f"{path}: is not valid YAML: {' '.join(str(problem).split())}.") from None
+    except RecursionError:
+        raise error(f"{path}: is not a {what}: it is nested too deeply.") from None
+
+
+def explain(problems: Iterable[Any], content: Any = None, most: int = 3) -> str:
+    """What pydantic found wrong, for people: ``cases.3.landmarks.0.confidence (of 'head-7', 'AC'): is missing``.
+
+    Args:
+        problems: ``ValidationError.errors()``.
+        content: the plain data that was checked, whose ``id`` and ``name`` entries are told; None tells none.
+        most: so many problems are told.
+    """
+    told = [_explain_one(problem, content) for problem in problems]
+    return "; ".join(told[:most]) + (f"; and {len(told) - most} more" if len(told) > most else "")
+
+
+def _explain_one(problem: Any, content: Any) -> str:
+    names = []
+    for key in (None, *problem["loc"]):
+        if key is not None:
+            try:
+                content = content[key]
+            except (TypeError, KeyError, IndexError):
+                break
+        if isinstance(content, dict):
+            names += [repr(content[name]) for name in ("id", "name") if isinstance(content.get(name), str)]
+    where = ".".join(map(str, problem["loc"])) + (f" (of {', '.join(names)})" if names else "")
+    text, kind, value = problem["msg"].removeprefix("Value error, "), problem["type"], problem["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        text = "unknown key"
+    elif kind == "missing":
+        text = "is missing"
+    elif kind == "dataclass_type":
+        text = "is not an object with named fields"
+    elif kind != "value_error" and isinstance(value, (str, int, float, type(None))):
+        text = f"{text[:1].lower()}{text[1:]}, not {value!r:.80}"
+    return f"{where}: {text}" if where else text
 
 
 def cache_folder() -> Path:

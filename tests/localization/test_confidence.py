@@ -79,6 +79,8 @@ def test_a_lower_heat_map_is_never_trusted_more(model: ConfidenceModel) -> None:
         ({"signs": ["peak"]}, "is fitted to other features"),
         ({"steepness": None}, "is damaged"),
         ({"steepness": float("nan")}, "is damaged"),
+        ({"steepness": -1}, "is damaged"),
+        ({"low_below": 1.5}, "is damaged"),
         ({"score": {}}, "is damaged"),
         ({"table": {"score": [1, 2], "expected_error_mm": [1], "error_90_mm": [1, 2]}}, "is damaged"),
         ({"shape": {"mean": [], "modes": [], "noise": []}}, "is damaged"),
@@ -100,5 +102,5 @@ def test_half_a_file_and_none_are_refused(model: ConfidenceModel, tmp_path: Path
         read_confidence(path, TASK)
     model.write(path)
     path.write_text(path.read_text()[:500])
-    with pytest.raises(BundleError, match="is damaged"):
+    with pytest.raises(BundleError, match="is not valid JSON"):
         read_confidence(path, small_task())

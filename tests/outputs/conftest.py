@@ -10,7 +10,15 @@ import pytest
 from tests.synthetic import about, blobs, rotation
 from trt_landmarks.geometry import Floats
 from trt_landmarks.outputs.marks import Marks
-from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
+from trt_landmarks.results.case import (
+    CaseError,
+    CaseResult,
+    CaseWarning,
+    KeySlice,
+    Landmark,
+    LandmarkStatus,
+    Measurement,
+)
 from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.scan import Scan, write_scan
 
@@ -40,7 +48,7 @@ def marks(case: CaseResult) -> Marks:
 
 
 def make_case(case_id: str, scan: Scan, path: str = "scans/one.nii.gz", shift: float = 0.0) -> CaseResult:
-    statuses = ["located", "located", "located", "low_confidence", "outside_scan"]
+    statuses: list[LandmarkStatus] = ["located", "located", "located", "low_confidence", "outside_scan"]
     found = []
     for (name, place), status in zip(PLACES.items(), statuses, strict=True):
         x, y, z = place[0] + shift, place[1], place[2]

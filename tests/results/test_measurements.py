@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.synthetic import rotation
 from trt_landmarks.geometry import Floats
-from trt_landmarks.results.case import LANDMARK_STATUSES, Landmark
+from trt_landmarks.results.case import LANDMARK_STATUSES, Landmark, LandmarkStatus
 from trt_landmarks.results.measurements import measure, value_and_gradient
 from trt_landmarks.task.task import MEASUREMENT_TYPES, MeasurementDefinition
 
@@ -22,7 +23,7 @@ def definition(type: str) -> MeasurementDefinition:
 
 
 def marks(
-    points: Floats, errors: list[float | None] | None = None, statuses: list[str] | None = None
+    points: Floats, errors: list[float | None] | None = None, statuses: Sequence[LandmarkStatus] | None = None
 ) -> list[Landmark]:
     made = []
     for n, (x, y, z) in enumerate(points):

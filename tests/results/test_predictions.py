@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
-from trt_landmarks.results.predictions import SCHEMA_FILE, Predictions, read_predictions
+from trt_landmarks.results.predictions import SCHEMA_FILE, Predictions, predictions_schema, read_predictions
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -26,7 +26,7 @@ def mark(*fields):
 
 def example():
     marks = (
-        mark("1", "located", np.array([1.0000049, -2.5, -1e-9]), (10, 20, 30), np.float32(0.98765432),
+        mark("1", "located", (1.0000049, -2.5, -1e-9), (10, 20, 30), 0.98765432,
              np.float64(0.1234567), 0.3),
         mark("2", "outside_scan", (5.5, 6.5, 7.5), (-3.0, 2.0, 1.0), 0.0),
     )  # fmt: skip
@@ -51,7 +51,8 @@ def example():
     )  # fmt: skip
 
 
-def test_the_schema_is_a_schema():
+def test_the_schema_is_that_of_the_records():
+    assert predictions_schema() == SCHEMA, "make schemas"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
@@ -107,36 +108,40 @@ def test_numbers_are_rounded_and_plain():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: mark("m", "found", (0, 0, 0), (0, 0, 0), 1), "status is 'found'"),
-        (lambda: mark("m", "located", (0, 0, np.nan), (0, 0, 0), 1), "position_lps_mm is .*nan"),
-        (lambda: mark("m", "located", (0, 0), (0, 0, 0), 1), "not three numbers"),
-        (lambda: mark("m", "located", (0, 0, 0), (0, 0, "1"), 1), "voxel_ijk"),
-        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1.1), "confidence is 1.1"),
-        (lambda: mark("", "located", (0, 0, 0), (0, 0, 0), 1), "name is ''"),
-        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1, -0.1), "expected_error_mm is -0.1, below 0"),
-        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1, 0, float("inf")), "error_90_mm is inf"),
-        (lambda: KeySlice("g", "x", 0), "axis is 'x'"),
-        (lambda: KeySlice("g", "left-right", float("inf")), "position_mm is inf"),
-        (lambda: KeySlice("g", "left-right", 0, (0, 0, 10**400)), "point_lps_mm"),
-        (lambda: Measurement("m", "area", ("1",), 1, "mm2", None, "measured"), "type is 'area'"),
+        (lambda: mark("m", "found", (0, 0, 0), (0, 0, 0), 1), " should"),
+        (lambda: mark("m", "located", (0, 0, np.nan), (0, 0, 0), 1), " should"),
+        (lambda: mark("m", "located", (0, 0), (0, 0, 0), 1), "Field required"),
+        (lambda: mark("m", "located", (0, 0, 0), (0, 0, "1"), 1), " should"),
+        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1.1), "is 1.1, not between 0 and 1"),
+        (lambda: mark("", "located", (0, 0, 0), (0, 0, 0), 1), " should"),
+        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1, -0.1), "is -0.1, below 0"),
+        (lambda: mark("m", "located", (0, 0, 0), (0, 0, 0), 1, 0, float("inf")), " should"),
+        (lambda: KeySlice("g", "x", 0), " should"),  # type: ignore[arg-type]
+        (lambda: KeySlice("g", "left-right", float("inf")), " should"),
+        (lambda: KeySlice("g", "left-right", 0, (0, 0, 10**400)), " should"),
+        (lambda: Measurement("m", "area", ("1",), 1, "mm2", None, "measured"), " should"),  # type: ignore[arg-type]
         (lambda: Measurement("m", "distance", ("1",), 1, "mm", None, "measured"), "is of 2 points and in mm"),
-        (lambda: Measurement("m", "distance", ("1", "2"), 1, "cm", None, "measured"), "is of 2 points and in mm"),
-        (lambda: Measurement("m", "distance", ("1", "2"), 1, "mm", None, "located"), "status is 'located'"),
+        (lambda: Measurement("m", "distance", ("1", "2"), 1, "cm", None, "measured"), " should"),  # type: ignore[arg-type]
+        (lambda: Measurement("m", "distance", ("1", "2"), 1, "mm", None, "located"), " should"),  # type: ignore[arg-type]
         (lambda: Measurement("m", "distance", ("1", "2"), None, "mm", None, "measured"), "any other has one"),
-        (lambda: Measurement("m", "distance", ("1", "2"), np.nan, "mm", None, "measured"), "value is nan"),
-        (lambda: Measurement("m", "distance", ("1", "2"), -1, "mm", None, "measured"), "cannot be negative"),
+        (lambda: Measurement("m", "distance", ("1", "2"), np.nan, "mm", None, "measured"), " should"),
+        (lambda: Measurement("m", "distance", ("1", "2"), -1, "mm", None, "measured"), "below 0"),
         (lambda: Measurement("m", "distance", ("1", "2"), None, "mm", 1, "undefined"), "but no value"),
-        (lambda: CaseWarning("", "m"), "code is ''"),
+        (lambda: CaseWarning("", "m"), " should"),
         (lambda: CaseResult("a", "p", "failed"), "a failed case has an error"),
         (lambda: CaseResult("a", "p", "ok", CaseError("c", "m")), "an ok case has none"),
         (lambda: CaseResult("a", "p", timing_ms={"read": np.nan}), "timing_ms.read"),
         (lambda: CaseResult("a", "p", landmarks=example().cases[0].landmarks * 2), "landmark '1' occurs twice"),
-        (lambda: Predictions("t", {}, {}, [CaseResult("a", "p")] * 2).to_dict(), "case 'a' occurs twice"),
     ],
 )
 def test_results_that_make_no_sense_cannot_be_made(make, says):
-    with pytest.raises(PredictionsError, match=says):
+    with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_two_cases_of_one_name_are_not_written():
+    with pytest.raises(PredictionsError, match="case 'a' occurs twice"):
+        Predictions("t", {}, {}, [CaseResult("a", "p")] * 2).to_dict()
 
 
 def test_a_confidence_just_above_one_is_rounding():
@@ -164,25 +169,25 @@ CASE, MARK = ("cases", 0), ("cases", 0, "landmarks", 1)
     [
         (("schema_version",), "2", "schema_version is '2'"),
         (("schema_version",), ..., "lacks schema_version"),
-        (("task",), 3, "task is 3, not a text"),
-        (("model",), [], "model: is not an object"),
-        (("model", "name"), ..., "model: name is None"),
-        (("engine",), None, "engine: is not an object"),
-        (("cases",), {}, "cases is not a list"),
-        (("more",), 1, "unknown field more"),
+        (("task",), 3, "task: is not a text"),
+        (("model",), [], "model: has no name"),
+        (("model", "name"), ..., "model: has no name"),
+        (("engine",), None, "engine: has no name"),
+        (("cases",), {}, "cases: is not a list"),
+        (("more",), 1, "unknown key more"),
         ((*CASE, "id"), "b", "case 'b' occurs twice"),
-        ((*CASE, "path"), ..., r"cases\[0\]: lacks path"),
-        ((*CASE, "status"), "failed", r"cases\[0\]: case 'a': a failed case has an error"),
-        ((*CASE, "error"), {"code": "x"}, r"cases\[0\]: error: lacks message"),
-        ((*CASE, "timing_ms"), 3, r"cases\[0\]: timing_ms: is not an object"),
-        ((*CASE, "timing_ms", "read"), "3", r"cases\[0\]: case 'a': timing_ms.read is '3'"),
-        ((*CASE, "landmarks"), None, r"cases\[0\]: landmarks is not a list"),
-        (MARK, 3, r"cases\[0\]: landmarks\[1\]: is not an object"),
-        ((*MARK, "confidence"), ..., r"cases\[0\]: landmarks\[1\]: lacks confidence"),
-        ((*MARK, "confidence"), True, r"landmarks\[1\]: landmark '2': confidence is True"),
-        ((*MARK, "position_lps_mm"), [1, 2], r"landmarks\[1\]: landmark '2': position_lps_mm"),
-        ((*CASE, "key_slices", 0, "axis"), ["left-right"], r"key_slices\[0\]: key slice of 'midsagittal': axis"),
-        ((*CASE, "key_slices", 1, "normal"), [1, 0, 0], r"key_slices\[1\]: unknown field normal"),
+        ((*CASE, "path"), ..., r"cases\.0: lacks path"),
+        ((*CASE, "status"), "failed", r"cases\.0: .*'a'.*: a failed case has an error"),
+        ((*CASE, "error"), {"code": "x"}, r"cases\.0: error.message .*'a'.*: is missing"),
+        ((*CASE, "timing_ms"), 3, r"cases\.0: timing_ms"),
+        ((*CASE, "timing_ms", "read"), "3", r"cases\.0: timing_ms.read .*not '3'"),
+        ((*CASE, "landmarks"), None, r"cases\.0: landmarks"),
+        (MARK, 3, r"cases\.0: landmarks\.1 .*: is not an object"),
+        ((*MARK, "confidence"), ..., r"cases\.0: landmarks\.1\.confidence .*: is missing"),
+        ((*MARK, "confidence"), True, r"landmarks\.1\.confidence \(of 'a', '2'\): .*not True"),
+        ((*MARK, "position_lps_mm"), [1, 2], r"landmarks\.1\.position_lps_mm"),
+        ((*CASE, "key_slices", 0, "axis"), ["left-right"], r"key_slices\.0\.axis"),
+        ((*CASE, "key_slices", 1, "normal"), [1, 0, 0], r"key_slices\.1\.normal .*: unknown key"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, path, value, says):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from trt_landmarks.bench.report import SCHEMA_VERSION
 from trt_landmarks.bench.statistics import Ratio, change
 from trt_landmarks.errors import TrtlmError
-from trt_landmarks.files import read_text
+from trt_landmarks.files import read_json
 
 #: What has to be the same for two reports to be comparable: where it is, and what it is called.
 SAME = (
@@ -53,7 +52,7 @@ def read_report(path: Path) -> dict[str, Any]:
         TrtlmError: if it is none, or of another version.
     """
     try:
-        report = json.loads(read_text(path, TrtlmError, "benchmark report"))
+        report = read_json(path, TrtlmError, "benchmark report")
         version = report["schema_version"]
         report["ways"], report["machine"], report["method"], report["scans"], report["model"]
     except (ValueError, KeyError, TypeError):

@@ -32,7 +32,7 @@ from typing import Any
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
-from trt_landmarks.files import file_sha256, read_text, write_text
+from trt_landmarks.files import file_sha256, read_json, write_text
 from trt_landmarks.task.graphs import NETS, graph_names
 
 FORMAT = 2
@@ -229,7 +229,7 @@ def deviation_summary(figures: dict[str, Any]) -> str:
 def _read_build(bundle: Bundle, folder: Path) -> Build:
     path = folder / RECORD
     try:
-        record = dict(json.loads(read_text(path, EngineError, "build record")))
+        record = dict(read_json(path, EngineError, "build record", remedy="Build it again."))
         if record["format"] != FORMAT:
             raise EngineError(f"{path}: has format {record['format']!r}; this version reads {FORMAT}.")
         if record["model"]["sha256"] != bundle.sha256:
@@ -261,7 +261,7 @@ def _read_build(bundle: Bundle, folder: Path) -> Build:
 def _same_build(folder: Path, key: str) -> Build | None:
     """The undamaged build made from the same things, if it is there."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD, EngineError, "build record")
         found = Build(folder, record)
         if record["key"] != key or record["format"] != FORMAT:
             return None

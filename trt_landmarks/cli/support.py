@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from trt_landmarks.errors import TrtlmError
@@ -42,13 +40,3 @@ def progress_bar(what: str, count: int, quiet: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task(what, total=count)
         yield lambda name: bar.update(line, advance=1, description=printable(name))
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; an error for people if it is none."""
-    from trt_landmarks.files import read_text
-
-    try:
-        return json.loads(read_text(path, TrtlmError, "JSON file"))
-    except ValueError as error:
-        raise TrtlmError(f"{path}: is not valid JSON: {error}.") from None

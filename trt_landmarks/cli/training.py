@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trt_landmarks.cli.support import extra, read_json
+from trt_landmarks.cli.support import extra
 
 if TYPE_CHECKING:
     from trt_landmarks.scan import Scan
@@ -82,7 +82,9 @@ def export(
     from trt_landmarks.bundles.bundle import MANIFEST, open_bundle
 
     with extra("export"):
+        from trt_landmarks.errors import TrtlmError
         from trt_landmarks.export.bundle import export_bundle, renew_bundle
+        from trt_landmarks.files import read_json
         from trt_landmarks.training.checkpoint import load_checkpoint
     if compact and scans is None:
         raise typer.BadParameter(
@@ -93,7 +95,7 @@ def export(
         bundle = renew_bundle(open_bundle(checkpoint), out, scans=some, compact=aim, say=typer.echo)
     else:
         loaded = load_checkpoint(checkpoint)
-        facts = read_json(provenance) if provenance else None
+        facts = read_json(provenance, TrtlmError, "JSON file") if provenance else None
         bundle = export_bundle(loaded, out, name=name, scans=some, compact=aim, provenance=facts, say=typer.echo)
     for graph, figures in bundle.manifest["parity"].items():
         if isinstance(figures, dict) and "max_voxel" in figures:

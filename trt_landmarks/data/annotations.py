@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from trt_landmarks.errors import LandmarkFileError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import parse_json, read_text, write_text
 from trt_landmarks.geometry import Floats
 
 #: Known endings, in the order in which they are preferred.
@@ -209,10 +209,7 @@ _Rows = Iterable[tuple[str, str, Floats]]
 
 
 def _read_mrk_json(path: Path, text: str) -> _Rows:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LandmarkFileError(f"{path}: line {error.lineno}: is not valid JSON: {error.msg}.") from None
+    content = parse_json(text, path, LandmarkFileError, "landmark file")
     markups = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(markups, list) or not all(isinstance(markup, dict) for markup in markups):
         raise LandmarkFileError(f"{path}: has no 'markups' list.", "Save the points from 3D Slicer as .mrk.json.")

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, select
 from trt_landmarks.errors import DatasetError, ScanError
-from trt_landmarks.files import read_text
+from trt_landmarks.files import read_json
 from trt_landmarks.geometry import Floats
 
 if TYPE_CHECKING:
@@ -167,10 +166,7 @@ def split_from_file(path: str | Path, ids: Iterable[str]) -> Split:
         DatasetError: naming the file and the key or the ids, if a list is missing or empty, an id occurs twice
             or does not exist.
     """
-    try:
-        content = json.loads(read_text(path, DatasetError, "split file"))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}: line {error.lineno}: is not valid JSON: {error.msg}.") from None
+    content = read_json(path, DatasetError, "split file")
     content = content if isinstance(content, dict) else {}
     validation = [key for key in _VALIDATION_KEYS if key in content]
     if "train" not in content or len(validation) != 1:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from pydantic import ValidationError
 
 from trt_landmarks.errors import ScanError, TrtlmError
+from trt_landmarks.files import explain
 from trt_landmarks.localization.result import Localization
-from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark
+from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, LandmarkStatus
 from trt_landmarks.results.measurements import measure
 from trt_landmarks.scan import Scan, ScanFile
 from trt_landmarks.scan.anonymize import reason
@@ -27,7 +29,7 @@ def case_result(file: ScanFile, scan: Scan, located: Localization, task: Task) -
     low = located.confidence < task.low_confidence_below if reliability is None else reliability.low
     landmarks = []
     for n, name in enumerate(task.landmarks):
-        status = "low_confidence" if low[n] else "located"
+        status: LandmarkStatus = "low_confidence" if low[n] else "located"
         landmarks.append(
             Landmark(
                 name,
@@ -65,6 +67,8 @@ def failed_case(file: ScanFile, error: Exception) -> CaseResult:
         error = ScanError(message, "Free memory or crop the scan.", code="out_of_memory")
     elif isinstance(error, OSError):
         error = ScanError(f"{file.path}: cannot be read: {error}.")
+    elif isinstance(error, ValidationError):
+        error = ScanError(f"{file.path}: gives a result without sense: {explain(error.errors())}.", code="internal")
     elif not isinstance(error, TrtlmError):
         message = f"{file.path}: unexpected error: {type(error).__name__}: {error}."
         error = ScanError(message, code="internal")

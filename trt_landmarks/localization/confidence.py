@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trt_landmarks.errors import BundleError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import read_json, write_text
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.features import FEATURES, extract_features
 from trt_landmarks.localization.result import Localization, Reliability
@@ -166,9 +166,8 @@ def read_confidence(path: str | Path, task: Task) -> ConfidenceModel:
     Raises:
         BundleError: if it is missing, damaged or of another task.
     """
-    text = read_text(path, BundleError, "confidence file")
+    content = read_json(path, BundleError, "confidence file", remedy=_AGAIN)
     try:
-        content = json.loads(text)
         if content["format"] != FORMAT:
             raise BundleError(f"{path}: has format {content['format']!r}; this version reads {FORMAT}.", _AGAIN)
         if tuple(content["landmarks"]) != task.landmarks:
@@ -187,7 +186,7 @@ def read_confidence(path: str | Path, task: Task) -> ConfidenceModel:
             for part, names in _PARTS
         )
         numbers = {name: float(_array(content[name], ())) for name in _NUMBERS}
-        return ConfidenceModel(
+        model = ConfidenceModel(
             task.landmarks,
             ShapeModel(*shape),
             Score(*score),
@@ -195,8 +194,23 @@ def read_confidence(path: str | Path, task: Task) -> ConfidenceModel:
             measured=dict(content["measured"]),
             **numbers,
         )
+        if not _makes_sense(model):
+            raise ValueError("not a confidence")
+        return model
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BundleError(f"{path}: is damaged.", _AGAIN) from None
+
+
+def _makes_sense(model: ConfidenceModel) -> bool:
+    """Whether the numbers can be what was fitted: spreads and errors above 0, scores that rise, a probability."""
+    errors = (model.table.expected_error_mm, model.table.error_90_mm)
+    positive = (model.score.spread, model.shape.noise, *errors, model.large_error_mm, model.steepness)
+    return (
+        all(np.all(np.asarray(values) > 0) for values in positive)
+        and bool(np.all(np.diff(model.table.score) > 0))
+        and len(model.table.score) > 0
+        and 0 <= model.low_below <= 1
+    )
 
 
 def _array(values: ArrayLike, shape: tuple[int, ...]) -> Floats:

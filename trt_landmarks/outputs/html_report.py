@@ -164,7 +164,7 @@ def _measurements(rows: Iterable[CaseRow]) -> Section | None:
     uncertain: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         for one in row.case.measurements:
-            key = (one.name, one.unit)
+            key: tuple[str, str] = (one.name, one.unit)
             values.setdefault(key, []).extend([] if one.value is None else [one.value])
             uncertain.setdefault(key, []).extend([] if one.uncertainty is None else [one.uncertainty])
     if not values:

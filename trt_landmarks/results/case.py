@@ -2,302 +2,263 @@
 
 Positions are LPS mm, voxels (i, j, k) of the scan as it is stored.  Rounding: positions and voxels 1e-5,
 confidences and errors 1e-5, times 0.001 ms.
+
+The records are checked by pydantic, whether a program makes them or a file is read; the results file's JSON Schema
+is made from them (:func:`trt_landmarks.results.predictions.predictions_schema`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
+from pydantic import ValidationError as Invalid
+from pydantic.dataclasses import dataclass
 
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.geometry import AXES
-from trt_landmarks.results.fields import Triple, each, fields, inside, mapping, no_duplicates, number, text, triple
-from trt_landmarks.task.task import MEASUREMENT_TYPES
+from trt_landmarks.files import explain
+from trt_landmarks.task.task import MEASUREMENT_TYPES, Axis
 
 #: A landmark is ``located``; found with a confidence below the threshold; or its scan does not reach it.
-LANDMARK_STATUSES = ("located", "low_confidence", "outside_scan")
-CASE_STATUSES = ("ok", "failed")
+LandmarkStatus = Literal["located", "low_confidence", "outside_scan"]
+LANDMARK_STATUSES: tuple[LandmarkStatus, ...] = ("located", "low_confidence", "outside_scan")
 #: A measurement is ``measured``; of a landmark that is not ``located``, the worst status of its landmarks; or cannot
 #: be had, such as an angle between points that coincide.
-MEASUREMENT_STATUSES = ("measured", *LANDMARK_STATUSES[1:], "undefined")
+MeasurementStatus = Literal["measured", "low_confidence", "outside_scan", "undefined"]
 #: What a model with fitted confidence says of a landmark's error.
 ERRORS = ("expected_error_mm", "error_90_mm")
 
 
-@dataclass(frozen=True)
+def _rounded(value: float) -> float:
+    return round(value, 5) + 0.0  # -0 becomes 0
+
+
+def _probability(value: float) -> float:
+    value = _rounded(value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"is {value}, not between 0 and 1")
+    return value
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"is {value}, below 0")
+    return _rounded(value)
+
+
+def _distinct(names: Iterable[str], what: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} '{name}' occurs twice")
+        seen.add(name)
+
+
+_Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+Number = Annotated[_Finite, AfterValidator(_rounded)]
+Milliseconds = Annotated[_Finite, AfterValidator(lambda value: round(value, 3) + 0.0)]
+Length = Annotated[_Finite, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})]
+Probability = Annotated[
+    _Finite, AfterValidator(_probability), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
+]
+Triple = tuple[Number, Number, Number]
+
+#: Unknown keys are errors; what the descriptions of the attributes say goes into the schema.
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, config=STRICT)
 class Landmark:
-    """One landmark in one scan.
+    """One landmark in one scan."""
 
-    Attributes:
-        name: as in the task.
-        status: one of :data:`LANDMARK_STATUSES`.
-        position_lps_mm: (x, y, z).
-        voxel_ijk: the same point in the scan's voxels (i, j, k).
-        confidence: 0..1, the probability that the error is not large; of a model without fitted confidence, the height
-            of the heat map's maximum.
-        expected_error_mm: mean error of landmarks like this one; None if it is not known.
-        error_90_mm: 90 % of landmarks like this one have a smaller error; None if it is not known.
-
-    Raises:
-        PredictionsError: for an unknown status, a non-finite coordinate a confidence outside 0..1 or a negative error.
-    """
-
-    name: str
-    status: str
+    name: Text
+    """As in the task; distinct within a case."""
+    status: LandmarkStatus
+    """low_confidence: found, but below the model's threshold. outside_scan: the position is a guess."""
     position_lps_mm: Triple
+    """x, y, z."""
     voxel_ijk: Triple
-    confidence: float
-    expected_error_mm: float | None = None
-    error_90_mm: float | None = None
-
-    def __post_init__(self) -> None:
-        where = f"landmark '{text(self.name, 'name')}'"
-        if self.status not in LANDMARK_STATUSES:
-            raise PredictionsError(f"{where}: status is {self.status!r}, not one of {', '.join(LANDMARK_STATUSES)}.")
-        object.__setattr__(self, "position_lps_mm", triple(self.position_lps_mm, f"{where}: position_lps_mm"))
-        object.__setattr__(self, "voxel_ijk", triple(self.voxel_ijk, f"{where}: voxel_ijk"))
-        object.__setattr__(self, "confidence", number(self.confidence, f"{where}: confidence", 5))
-        if not 0 <= self.confidence <= 1:
-            raise PredictionsError(f"{where}: confidence is {self.confidence}, not between 0 and 1.")
-        for name in ERRORS:
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, number(value, f"{where}: {name}", 5))
-                if value < 0:
-                    raise PredictionsError(f"{where}: {name} is {value}, below 0.")
+    """The same point as i, j, k of the stored scan; may lie outside it."""
+    confidence: Probability
+    """Probability that the error is not large; of a model without fitted confidence, the heatmap's height."""
+    expected_error_mm: Length | None = None
+    """Mean error of landmarks like this one in validation. Absent or null if it is not known."""
+    error_90_mm: Length | None = None
+    """90 % of the landmarks like this one in validation have a smaller error. Absent or null if it is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file; errors only if they are known."""
-        errors = {name: getattr(self, name) for name in ERRORS if getattr(self, name) is not None}
-        return {
-            "name": self.name,
-            "status": self.status,
-            "position_lps_mm": list(self.position_lps_mm),
-            "voxel_ijk": list(self.voxel_ijk),
-            "confidence": self.confidence,
-            **errors,
-        }
+        return _plain(self, optional=ERRORS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class KeySlice:
-    """The slice on which a correlated group lies.
+    """The slice on which a correlated group of landmarks lies."""
 
-    Attributes:
-        group: the group's name in the task.
-        axis: the axis perpendicular to the slice: ``left-right``, ``anterior-posterior`` or ``superior-inferior``.
-        position_mm: where on that axis, mm.
-        point_lps_mm: a point of the plane, for planes oblique in the world; else None.
-        normal_lps: its unit normal; else None.
-
-    Raises:
-        PredictionsError: for an unknown axis or a non-finite number.
-    """
-
-    group: str
-    axis: str
-    position_mm: float
+    group: Text
+    """As in the task."""
+    axis: Axis
+    """The axis perpendicular to the slice."""
+    position_mm: Number
+    """Where on that axis."""
     point_lps_mm: Triple | None = None
+    """A point of the slice's plane, for planes oblique in the world."""
     normal_lps: Triple | None = None
-
-    def __post_init__(self) -> None:
-        where = f"key slice of '{text(self.group, 'group')}'"
-        if text(self.axis, f"{where}: axis") not in AXES:
-            raise PredictionsError(f"{where}: axis is {self.axis!r}, not one of {', '.join(AXES)}.")
-        object.__setattr__(self, "position_mm", number(self.position_mm, f"{where}: position_mm", 5))
-        for name in ("point_lps_mm", "normal_lps"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, triple(value, f"{where}: {name}"))
+    """The plane's unit normal."""
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file; the point and the normal only if they are known."""
-        content: dict[str, Any] = {"group": self.group, "axis": self.axis, "position_mm": self.position_mm}
-        if self.point_lps_mm is not None:
-            content["point_lps_mm"] = list(self.point_lps_mm)
-        if self.normal_lps is not None:
-            content["normal_lps"] = list(self.normal_lps)
-        return content
+        return _plain(self, optional=("point_lps_mm", "normal_lps"))
 
 
-@dataclass(frozen=True)
+def _cases(key: str, groups: Iterable[tuple[list[str], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """JSON Schema: if ``key`` is one of some values, the properties are as given."""
+    return [{"if": {"properties": {key: {"enum": values}}}, "then": {"properties": then}} for values, then in groups]
+
+
+_BY_TYPE = _cases(
+    "type",
+    (
+        ([type], {"points": {"minItems": count, "maxItems": count}, "unit": {"const": unit}})
+        for type, (count, unit) in MEASUREMENT_TYPES.items()
+    ),
+)
+_BY_STATUS: dict[str, Any] = {
+    "if": {"properties": {"status": {"const": "undefined"}}},
+    "then": {"properties": {"value": {"type": "null"}, "uncertainty": {"type": "null"}}},
+    "else": {"properties": {"value": {"type": "number"}}},
+}
+
+
+@dataclass(frozen=True, config=STRICT | ConfigDict(json_schema_extra={"allOf": [*_BY_TYPE, _BY_STATUS]}))
 class Measurement:
-    """A distance or an angle between landmarks of one scan.
+    """A distance or an angle between landmarks of one scan."""
 
-    Attributes:
-        name: as in the task.
-        type: one of :data:`MEASUREMENT_TYPES`.
-        points: the landmarks it is of, in the type's order.
-        value: mm or degrees; None if ``status`` is ``undefined``.
-        unit: ``mm`` or ``degree``.
-        uncertainty: one standard deviation, in the same unit; None where a landmark's expected error is not known.
-        status: one of :data:`MEASUREMENT_STATUSES`.
-
-    Raises:
-        PredictionsError: for an unknown type or status, a unit or number of points that are not the type's, a number
-            that is not finite, or a value that contradicts the status.
-    """
-
-    name: str
-    type: str
-    points: tuple[str, ...]
-    value: float | None
-    unit: str
-    uncertainty: float | None
-    status: str
+    name: Text
+    """As in the task; distinct within a case."""
+    type: Literal["distance", "angle", "angle-of-lines", "distance-to-line", "distance-to-plane"]
+    """distance a-b; angle a-b-c at b; angle-of-lines a-b and c-d, 0 to 180 degrees; distance-to-line of a from the
+    line through b and c; distance-to-plane of a from the plane through b, c and d."""
+    points: tuple[Text, ...]
+    """The landmarks it is of, in the type's order."""
+    value: Length | None
+    """Null if status is undefined."""
+    unit: Literal["mm", "degree"]
+    """Of value and uncertainty."""
+    uncertainty: Length | None
+    """One standard deviation, from the landmarks' expected errors. Null if one of these is not known."""
+    status: MeasurementStatus
+    """measured: all landmarks are located; low_confidence, outside_scan: the worst status of its landmarks;
+    undefined: it cannot be had."""
 
     def __post_init__(self) -> None:
-        where = f"measurement '{text(self.name, 'name')}'"
-        if text(self.type, f"{where}: type") not in MEASUREMENT_TYPES:
-            raise PredictionsError(f"{where}: type is {self.type!r}, not one of {', '.join(MEASUREMENT_TYPES)}.")
-        if self.status not in MEASUREMENT_STATUSES:
-            known = ", ".join(MEASUREMENT_STATUSES)
-            raise PredictionsError(f"{where}: status is {self.status!r}, not one of {known}.")
         count, unit = MEASUREMENT_TYPES[self.type]
-        object.__setattr__(self, "points", tuple(text(name, f"{where}: points") for name in self.points))
         if len(self.points) != count or self.unit != unit:
-            raise PredictionsError(f"{where}: {self.type} is of {count} points and in {unit}.")
-        for name in ("value", "uncertainty"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(getattr(self, name), f"{where}: {name}", 5))
+            raise ValueError(f"{self.type} is of {count} points and in {unit}")
         if (self.value is None) != (self.status == "undefined"):
-            raise PredictionsError(f"{where}: an undefined measurement has no value, any other has one.")
+            raise ValueError("an undefined measurement has no value, any other has one")
         if self.value is None and self.uncertainty is not None:
-            raise PredictionsError(f"{where}: has an uncertainty, but no value.")
-        if (self.value or 0) < 0 or (self.uncertainty or 0) < 0:
-            raise PredictionsError(f"{where}: value and uncertainty cannot be negative.")
+            raise ValueError("has an uncertainty, but no value")
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file."""
-        return {
-            "name": self.name,
-            "type": self.type,
-            "points": list(self.points),
-            "value": self.value,
-            "unit": self.unit,
-            "uncertainty": self.uncertainty,
-            "status": self.status,
-        }
+        return _plain(self)
 
 
-@dataclass(frozen=True)
-class CaseError:
-    """Why a case failed: the stable ``code`` of the error and its ``message``."""
+@dataclass(frozen=True, config=STRICT)
+class Remark:
+    """A stable code for programs, and a message for people."""
 
-    code: str
-    message: str
-
-    def __post_init__(self) -> None:
-        text(self.code, "code")
-        text(self.message, "message")
+    code: Text
+    message: Text
 
 
-@dataclass(frozen=True)
-class CaseWarning:
-    """What a person should know of a case that is ok: a stable ``code`` and a ``message``."""
+#: Why a case failed.
+CaseError = Remark
+#: What to know of a scan or of its result.
+CaseWarning = Remark
 
-    code: str
-    message: str
+_ERROR_FITS_STATUS: dict[str, Any] = {
+    "if": {"properties": {"status": {"const": "failed"}}},
+    "then": {"properties": {"error": {"type": "object"}}},
+    "else": {"properties": {"error": {"type": "null"}}},
+}
 
-    def __post_init__(self) -> None:
-        text(self.code, "code")
-        text(self.message, "message")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT | ConfigDict(json_schema_extra=_ERROR_FITS_STATUS))
 class CaseResult:
-    """One scan's result.
+    """One scan's result."""
 
-    Attributes:
-        id: the case's id: the file name without its ending.
-        path: the scan as it was named.
-        status: ``ok`` or ``failed``.
-        error: of a failed case; None if ok.
-        timing_ms: step -> ms.
-        landmarks: in the task's order; normally empty for a failed case.
-        key_slices: one per correlated group.
-        warnings: what to know of the scan or the result.
-        measurements: in the task's order.
-
-    Raises:
-        PredictionsError: if status and error contradict each other, or a landmark or measurement occurs twice.
-    """
-
-    id: str
-    path: str
-    status: str = "ok"
+    id: Text
+    """The scan's file name without its ending; distinct within a file."""
+    path: Text
+    """The scan as it was named."""
+    status: Literal["ok", "failed"] = "ok"
     error: CaseError | None = None
-    timing_ms: Mapping[str, float] = field(default_factory=dict)
+    """Why the case failed. Null if status is ok."""
+    timing_ms: dict[str, Milliseconds] = Field(default_factory=dict)
+    """Step of the work to its duration."""
     landmarks: tuple[Landmark, ...] = ()
+    """In the task's order; empty for a failed case."""
     key_slices: tuple[KeySlice, ...] = ()
+    """One for each correlated group."""
     warnings: tuple[CaseWarning, ...] = ()
+    """What to know of the scan or the result."""
     measurements: tuple[Measurement, ...] = ()
+    """In the task's order."""
 
     def __post_init__(self) -> None:
-        where = f"case '{text(self.id, 'id')}'"
-        text(self.path, f"{where}: path")
-        if self.status not in CASE_STATUSES:
-            raise PredictionsError(f"{where}: status is {self.status!r}, not one of {', '.join(CASE_STATUSES)}.")
         if (self.status == "failed") != (self.error is not None):
-            raise PredictionsError(f"{where}: a failed case has an error, an ok case has none.")
-        times = {step: number(ms, f"{where}: timing_ms.{step}", 3) for step, ms in self.timing_ms.items()}
-        object.__setattr__(self, "timing_ms", times)
-        object.__setattr__(self, "landmarks", tuple(self.landmarks))
-        object.__setattr__(self, "key_slices", tuple(self.key_slices))
-        object.__setattr__(self, "warnings", tuple(self.warnings))
-        object.__setattr__(self, "measurements", tuple(self.measurements))
-        no_duplicates((mark.name for mark in self.landmarks), f"{where}: landmark")
-        no_duplicates((one.name for one in self.measurements), f"{where}: measurement")
+            raise ValueError("a failed case has an error, an ok case has none")
+        _distinct((mark.name for mark in self.landmarks), "landmark")
+        _distinct((measure.name for measure in self.measurements), "measurement")
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file."""
         return {
-            "id": self.id,
-            "path": self.path,
-            "status": self.status,
-            "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
+            **_plain(self),
+            "error": None if self.error is None else _plain(self.error),
             "timing_ms": dict(self.timing_ms),
             "landmarks": [mark.to_dict() for mark in self.landmarks],
-            "key_slices": [one.to_dict() for one in self.key_slices],
-            "warnings": [{"code": one.code, "message": one.message} for one in self.warnings],
-            "measurements": [one.to_dict() for one in self.measurements],
+            "key_slices": [plane.to_dict() for plane in self.key_slices],
+            "warnings": [_plain(warning) for warning in self.warnings],
+            "measurements": [measure.to_dict() for measure in self.measurements],
         }
 
 
-def read_case(content: Any) -> CaseResult:
+#: What every case of a file has; files from before there were warnings and measurements lack these.
+REQUIRED = ("id", "path", "status", "error", "timing_ms", "landmarks", "key_slices")
+
+
+def read_case(content: Any, where: str = "") -> CaseResult:
     """A case of the results file, checked.
+
+    Args:
+        content: plain data.
+        where: its place in the file, for messages.
 
     Raises:
         PredictionsError: naming the wrong field.
     """
-    item = fields(content, ("id", "path", "status", "error", "timing_ms", "landmarks", "key_slices"),
-                  ("warnings", "measurements"))  # fmt: skip
-    if item["error"] is not None:
-        with inside("error"):
-            item["error"] = CaseError(**fields(item["error"], ("code", "message")))
-    with inside("timing_ms"):
-        mapping(item["timing_ms"])
-    item["landmarks"] = each(item["landmarks"], "landmarks", _read_landmark)
-    item["key_slices"] = each(item["key_slices"], "key_slices", _read_key_slice)
-    item["warnings"] = each(item.get("warnings", []), "warnings", _read_warning)
-    item["measurements"] = each(item.get("measurements", []), "measurements", _read_measurement)
-    return CaseResult(**item)
+    place = f"{where}: " if where else ""
+    lacking = [key for key in REQUIRED if key not in content] if isinstance(content, dict) else []
+    if lacking:
+        raise PredictionsError(f"{place}lacks {', '.join(lacking)}.")
+    try:
+        return _case_reader().validate_python(content)
+    except Invalid as error:
+        raise PredictionsError(f"{place}{explain(error.errors(), content)}.") from None
 
 
-def _read_warning(content: Any) -> CaseWarning:
-    return CaseWarning(**fields(content, ("code", "message")))
+@cache
+def _case_reader() -> TypeAdapter[CaseResult]:
+    return TypeAdapter(CaseResult)
 
 
-def _read_measurement(content: Any) -> Measurement:
-    item = fields(content, ("name", "type", "points", "value", "unit", "uncertainty", "status"))
-    item["points"] = tuple(each(item["points"], "points", lambda name: text(name, "name")))
-    return Measurement(**item)
-
-
-def _read_landmark(content: Any) -> Landmark:
-    return Landmark(**fields(content, ("name", "status", "position_lps_mm", "voxel_ijk", "confidence"), ERRORS))
-
-
-def _read_key_slice(content: Any) -> KeySlice:
-    return KeySlice(**fields(content, ("group", "axis", "position_mm"), ("point_lps_mm", "normal_lps")))
+def _plain(record: Any, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields as JSON has them; ``optional`` ones only if they are not None."""
+    fields = {key: list(value) if type(value) is tuple else value for key, value in vars(record).items()}
+    return {key: value for key, value in fields.items() if value is not None or key not in optional}

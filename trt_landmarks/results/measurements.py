@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from trt_landmarks.geometry import Floats
-from trt_landmarks.results.case import LANDMARK_STATUSES, Landmark, Measurement
+from trt_landmarks.results.case import LANDMARK_STATUSES, Landmark, Measurement, MeasurementStatus
 from trt_landmarks.task.task import MEASUREMENT_TYPES, MeasurementDefinition
 
 #: Standard deviation along each axis, for a mean radial error of 1.
@@ -75,10 +75,9 @@ def _measure(definition: MeasurementDefinition, marks: Mapping[str, Landmark]) -
         sigma = AXIS_SIGMA * np.array(errors, dtype=np.float64)
         deviation = scale * float(np.linalg.norm(gradient * sigma[:, None]))
         uncertainty = deviation if math.isfinite(deviation) else None
-    worst = max(LANDMARK_STATUSES.index(mark.status) for mark in used)
-    return Measurement(
-        name, type, names, scale * value, unit, uncertainty, LANDMARK_STATUSES[worst] if worst else "measured"
-    )
+    worst = LANDMARK_STATUSES[max(LANDMARK_STATUSES.index(mark.status) for mark in used)]
+    status: MeasurementStatus = "measured" if worst == "located" else worst
+    return Measurement(name, type, names, scale * value, unit, uncertainty, status)
 
 
 def _distance(points: Floats) -> tuple[float, Floats]:

@@ -1,6 +1,7 @@
 """The results file: what was found in which scan, by which model and engine.
 
-``predictions.schema.json`` beside this module describes the file for other tools (JSON Schema 2020-12).
+``predictions.schema.json`` beside this module describes the file for other tools (JSON Schema 2020-12).  It is made
+from the records: ``make schemas``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.files import read_text, replacing
-from trt_landmarks.results.case import CaseResult, read_case
-from trt_landmarks.results.fields import each, fields, inside, mapping, no_duplicates, text
+from trt_landmarks.files import read_json, replacing
+from trt_landmarks.results.case import REQUIRED, CaseResult, Text, read_case
 
 SCHEMA_VERSION = "1"
+#: What the file has.
+TOP = ("schema_version", "task", "model", "engine", "cases")
+#: The largest results file that is read: some 100,000 cases.
+MAX_BYTES = 4 << 30
 
 #: The file's JSON Schema.
 SCHEMA_FILE = Path(__file__).with_name("predictions.schema.json")
@@ -38,6 +42,13 @@ class Predictions:
     engine: dict[str, Any]
     cases: list[CaseResult] = field(default_factory=list)
 
+    def _check_ids(self) -> None:
+        seen: set[str] = set()
+        for case in self.cases:
+            if case.id in seen:
+                raise PredictionsError(f"case '{case.id}' occurs twice.")
+            seen.add(case.id)
+
     def add(self, cases: Sequence[CaseResult]) -> None:
         """Append cases; those that were appended just before count once (:data:`trt_landmarks.runs.batch.Keep`)."""
         if cases and not (self.cases and self.cases[-1] is cases[-1]):
@@ -49,7 +60,7 @@ class Predictions:
         Raises:
             PredictionsError: if two cases have the same id.
         """
-        no_duplicates((case.id for case in self.cases), "case")
+        self._check_ids()
         return {
             "schema_version": SCHEMA_VERSION,
             "task": self.task,
@@ -70,13 +81,23 @@ class Predictions:
                 f"schema_version is {content['schema_version']!r}; this version reads {SCHEMA_VERSION!r}.",
                 "Read it with the version that wrote it, or predict again.",
             )
-        top = fields(content, ("schema_version", "task", "model", "engine", "cases"))
+        if not isinstance(content, dict):
+            raise PredictionsError("is not an object with named fields.")
+        lacking = [key for key in TOP if key not in content]
+        unknown = [key for key in content if key not in TOP]
+        if lacking or unknown:
+            raise PredictionsError(f"lacks {', '.join(lacking)}." if lacking else f"unknown key {', '.join(unknown)}.")
         for key in ("model", "engine"):
-            with inside(key):
-                text(mapping(top[key]).get("name"), "name")
-        cases = each(top["cases"], "cases", read_case)
-        no_duplicates((case.id for case in cases), "case")
-        return cls(text(top["task"], "task"), top["model"], top["engine"], cases)
+            if not isinstance(content[key], dict) or not _is_text(content[key].get("name")):
+                raise PredictionsError(f"{key}: has no name.")
+        if not _is_text(content["task"]):
+            raise PredictionsError("task: is not a text.")
+        if not isinstance(content["cases"], list):
+            raise PredictionsError("cases: is not a list.")
+        cases = [read_case(case, f"cases.{number}") for number, case in enumerate(content["cases"])]
+        predictions = cls(content["task"], content["model"], content["engine"], cases)
+        predictions._check_ids()
+        return predictions
 
     def write(self, path: str | Path) -> None:
         """Write the file; it appears whole or not at all.
@@ -84,7 +105,7 @@ class Predictions:
         Raises:
             PredictionsError: if the file cannot be written, or ``model`` or ``engine`` are not plain JSON data.
         """
-        no_duplicates((case.id for case in self.cases), "case")
+        self._check_ids()
         self.write_with(path, map(encode_case, self.cases))
 
     def write_with(self, path: str | Path, cases: Iterable[bytes]) -> None:
@@ -126,13 +147,59 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         PredictionsError: naming the file, and the line or field that is wrong.
     """
-    stored = read_text(path, PredictionsError, "results file")
+    content = read_json(path, PredictionsError, "results file", MAX_BYTES)
     try:
-        content = json.loads(stored)
-    except json.JSONDecodeError as error:
-        raise PredictionsError(f"{path}: line {error.lineno}: is not valid JSON: {error.msg}.") from None
-    with inside(str(path)):
         return Predictions.from_dict(content)
+    except PredictionsError as error:
+        raise PredictionsError(f"{path}: {error.message}", error.remedy) from None
+
+
+def predictions_schema() -> dict[str, Any]:
+    """The results file's JSON Schema (2020-12), made from the records."""
+    from pydantic import TypeAdapter
+
+    case = TypeAdapter(CaseResult).json_schema(ref_template="#/$defs/{model}")
+    records = case.pop("$defs")
+    case["required"] = list(REQUIRED)
+    text = TypeAdapter(Text).json_schema()
+    known = {key: {"type": ["string", "null"]} for key in ("path", "sha256", "precision", "provider", "note")}
+
+    def described(description: str, *keys: str) -> dict[str, Any]:
+        properties = {"name": text, **{key: known[key] for key in keys}}
+        return {"description": description, "type": "object", "required": ["name"], "properties": properties}
+
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Landmark predictions",
+        "description": "Anatomical landmarks found in 3D scans. Positions are LPS mm: x to the patient's left, "
+        "y to the back, z up.",
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(TOP),
+        "properties": {
+            "schema_version": {"const": SCHEMA_VERSION},
+            "task": {**text, "description": "Name of the task."},
+            "model": described("What predicted. Further fields identify it more closely.", "path", "sha256"),
+            "engine": described(
+                "On what it ran. Further fields describe it more closely.", "precision", "provider", "note"
+            ),
+            "cases": {
+                "description": "One entry per scan, with distinct ids; failed scans are listed too.",
+                "type": "array",
+                "items": {"$ref": "#/$defs/CaseResult"},
+            },
+        },
+        "$defs": {"CaseResult": case, **records},
+    }
+
+
+def write_schema(path: Path = SCHEMA_FILE) -> None:
+    """Write the JSON Schema: ``make schemas``."""
+    path.write_text(json.dumps(predictions_schema(), indent=1) + "\n", encoding="utf-8")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _json(content: dict[str, Any]) -> str:

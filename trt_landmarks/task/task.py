@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trt_landmarks.errors import TaskError
+from trt_landmarks.files import explain, read_yaml
 from trt_landmarks.geometry import AXES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -21,7 +22,7 @@ Axis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 
 
 #: Types of measurements: how many landmarks each is of, and its unit.  See :mod:`trt_landmarks.results.measurements`.
-MEASUREMENT_TYPES = {
+MEASUREMENT_TYPES: dict[str, tuple[int, Literal["mm", "degree"]]] = {
     "distance": (2, "mm"),
     "angle": (3, "degree"),
     "angle-of-lines": (4, "degree"),
@@ -292,7 +293,7 @@ def load_task(path: str | Path) -> Task:
     Raises:
         TaskError: naming the file and the key, if it cannot be read or is not a valid task.
     """
-    return parse_task(_read_yaml(path, "task file"), str(path))
+    return parse_task(read_yaml(path, TaskError, "task file"), str(path))
 
 
 def parse_task(content: Any, source: str) -> Task:
@@ -314,7 +315,7 @@ def add_measurements(task: Task, path: str | Path) -> Task:
     Raises:
         TaskError: naming the file and the key, if it cannot be read, or a landmark or name does not fit the task.
     """
-    content = _read_yaml(path, "file of measurements")
+    content = read_yaml(path, TaskError, "file of measurements")
     if not isinstance(content, dict) or "measurements" not in content:
         raise TaskError(f"{path}: has no key 'measurements'.", "It holds a list, as in a task file.")
     added = _checked(_Measurements, content, str(path)).measurements
@@ -328,35 +329,11 @@ class _Measurements(Section):
     measurements: tuple[MeasurementDefinition, ...]
 
 
-def _read_yaml(path: str | Path, what: str) -> Any:
-    """The content of a YAML file; ``what`` names its kind in errors."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such {what}.", f"Name a YAML {what}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read as text: {error}.") from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TaskError(f"{path}: is not valid YAML: {error}.") from None
-
-
 def _checked(section: type[AnySection], content: Any, source: str) -> AnySection:
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        raise TaskError(f"{source}: {'; '.join(_describe(problem) for problem in error.errors())}.") from None
-
-
-def _describe(problem: Any) -> str:
-    """One validation problem as ``key: what is wrong``."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
-    text = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {text}" if key else text
+        raise TaskError(f"{source}: {explain(error.errors(), most=20)}.") from None
 
 
 def _as_text(value: Any, key: str) -> Any:

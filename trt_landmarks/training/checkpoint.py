@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from trt_landmarks import __version__
 from trt_landmarks.errors import CheckpointError
-from trt_landmarks.files import file_sha256, read_text, write_text
+from trt_landmarks.files import file_sha256, read_json, write_text
 from trt_landmarks.geometry import Floats
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.task.graphs import COARSE
@@ -87,7 +87,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
             "Run the same trtlm train command again: it resumes.",
         )
     try:
-        record = json.loads(read_text(path, CheckpointError, "checkpoint"))
+        record = read_json(path, CheckpointError, "checkpoint", remedy="Restore it or train again.")
         files = dict(record.pop("files"))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path}: is damaged.", "Restore it or train again.") from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from trt_landmarks.data.dataset import Case
 from trt_landmarks.errors import CheckpointError
-from trt_landmarks.files import read_text, write_text
+from trt_landmarks.files import read_json, write_text
 
 #: Keys of a task that do not change what is trained.
 UNTRAINED_KEYS = ("description", "sdr_radii_mm", "low_confidence_below", "batches", "measurements")
@@ -81,8 +81,8 @@ def changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(read_text(path, CheckpointError, "run record")))
-    except ValueError:
+        return dict(read_json(path, CheckpointError, "run record", remedy="Remove the run folder and train again."))
+    except (TypeError, ValueError):
         raise CheckpointError(f"{path}: is damaged.", "Remove the run folder and train again.") from None
 
 
