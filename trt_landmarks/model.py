@@ -147,7 +147,7 @@ class Result:
 
         if self.case.error is not None:
             raise TrtlmError(f"{self.id}: has no landmarks: {self.case.error.message}", code=self.case.error.code)
-        write_case(path, self.case, self.groups)
+        write_case(path, self.case)
 
 
 class Model:

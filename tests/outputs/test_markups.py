@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jsonschema import Draft7Validator
 
-from tests.outputs.conftest import GROUPS, place
+from tests.outputs.conftest import place
 from trt_landmarks.data.annotations import read_landmarks
 from trt_landmarks.outputs.markups import write_case
 from trt_landmarks.results.case import CaseResult
@@ -53,27 +53,24 @@ SCHEMA = closed({"@schema": NAME, "markups": {"type": "array", "items": closed(M
 
 def written(case: CaseResult, tmp_path: Path) -> list[dict[str, Any]]:
     path = tmp_path / "c.mrk.json"
-    write_case(path, case, GROUPS)
+    write_case(path, case)
     content = json.loads(path.read_text(encoding="utf-8"))
     Draft7Validator(SCHEMA).validate(content)
     return content["markups"]  # type: ignore[no-any-return]
 
 
-def test_a_list_for_the_independent_landmarks_and_one_for_each_group(case: CaseResult, tmp_path: Path) -> None:
-    markups = written(case, tmp_path)
-    lists = [one for one in markups if one["type"] == "Fiducial"]
-    labels = {one["name"]: [point["label"] for point in one["controlPoints"]] for one in lists}
-    assert labels == {"landmarks": ["a", "d $x_1$", "out"], "mid": ["b", "c"]}
-    assert lists[0]["display"]["selectedColor"] != lists[1]["display"]["selectedColor"]
-    first, doubtful, outside = lists[0]["controlPoints"]
+def test_one_list_named_by_the_case_in_the_order_of_the_task(case: CaseResult, tmp_path: Path) -> None:
+    (points,) = [one for one in written(case, tmp_path) if one["type"] == "Fiducial"]
+    assert points["name"] == case.id and points["coordinateSystem"] == "LPS"
+    assert [point["label"] for point in points["controlPoints"]] == [mark.name for mark in case.landmarks]
+    first, *_, doubtful, outside = points["controlPoints"]
     assert first["description"] == "located, confidence 0.900"
     assert doubtful["description"].startswith("low confidence") and doubtful["positionStatus"] == "defined"
     assert outside["positionStatus"] == "undefined" and outside["description"].startswith("outside scan")
-    assert all(one["coordinateSystem"] == "LPS" for one in markups)
 
 
 def test_our_reader_gives_the_landmarks_back(case: CaseResult, tmp_path: Path) -> None:
-    write_case(tmp_path / "c.mrk.json", case, GROUPS)
+    write_case(tmp_path / "c.mrk.json", case)
     read = read_landmarks(tmp_path / "c.mrk.json")
     assert sorted(read) == ["a", "b", "c", "d $x_1$"]  # what is outside is not there
     for name, point in read.items():

@@ -154,8 +154,12 @@ def write_markups(path: str | Path, markups: list[Json]) -> None:
     Raises:
         LandmarkFileError: if the file cannot be written.
     """
-    text = json.dumps({"@schema": _SCHEMA, "markups": markups}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text, LandmarkFileError)
+    write_text(path, markups_text(markups), LandmarkFileError)
+
+
+def markups_text(markups: list[Json]) -> str:
+    """The content of a ``.mrk.json`` file of markups (schema 1.0.3)."""
+    return json.dumps({"@schema": _SCHEMA, "markups": markups}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def find_landmark_file(folder: str | Path, case_id: str) -> Path | None:

@@ -1,8 +1,8 @@
 """Results as 3D Slicer markups: one ``.mrk.json`` file for each case (schema 1.0.3, LPS mm).
 
-A file holds a point list for the independent landmarks and one for each correlated group, each with its colour, and
-a line or an angle for each measurement of that kind, so that Slicer shows its value.  All measurements, with their
-uncertainties, are also listed with the first point list.
+A file holds one point list, named by the case, with its landmarks in the task's order; and a line or an angle for each
+measurement of that kind, so that Slicer shows its value.  All measurements, with their uncertainties, are also listed
+with the point list.
 
 A landmark outside its scan is ``undefined``, which Slicer does not show: its position is a guess.  (The schema knows
 ``undefined``, ``preview`` and ``defined``.)  :func:`trt_landmarks.data.annotations.read_landmarks` reads the files.
@@ -10,46 +10,40 @@ A landmark outside its scan is ``undefined``, which Slicer does not show: its po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from trt_landmarks.data.annotations import Json, control_point, markup, write_markups
-from trt_landmarks.outputs.marks import INDEPENDENT, Colour, group_colours
+from trt_landmarks.data.annotations import Json, control_point, markup, markups_text, write_markups
+from trt_landmarks.outputs.marks import INDEPENDENT, Colour
 from trt_landmarks.results.case import CaseResult, Landmark, Measurement
 
-INDEPENDENT_NAME = "landmarks"
 _MEASURED: Colour = (0.9, 0.9, 0.9)
 _UCUM = {"mm": "mm", "degree": "deg"}
 
 
-def write_case(path: str | Path, case: CaseResult, groups: Mapping[str, str]) -> None:
+def write_case(path: str | Path, case: CaseResult) -> None:
     """Write a case's file; it appears whole or not at all.
 
     Args:
         path: file to write, ending in ``.mrk.json``.
         case: a case with landmarks.
-        groups: landmark -> the correlated group it belongs to, in the order of the groups.
 
     Raises:
         LandmarkFileError: if the file cannot be written.
     """
-    write_markups(path, case_markups(case, groups))
+    write_markups(path, _markups(case))
 
 
-def case_markups(case: CaseResult, groups: Mapping[str, str]) -> list[Json]:
-    """The markups of a case; ``groups`` as for :func:`write_case`."""
-    colours: dict[str | None, Colour] = {None: INDEPENDENT}
-    colours.update(group_colours(dict.fromkeys(groups.values())))
-    lists: list[Json] = []
-    for group, colour in colours.items():
-        marks = [mark for mark in case.landmarks if groups.get(mark.name) == group]
-        points = [_point(number, mark) for number, mark in enumerate(marks, start=1)]
-        if points:
-            lists.append(_coloured("Fiducial", group or INDEPENDENT_NAME, points, colour))
-    if case.measurements:
-        lists[0]["measurements"] = [_measurement(one) for one in case.measurements]
+def case_text(case: CaseResult) -> str:
+    """The content of a case's file."""
+    return markups_text(_markups(case))
+
+
+def _markups(case: CaseResult) -> list[Json]:
+    points = [_point(number, mark) for number, mark in enumerate(case.landmarks, start=1)]
+    measured = {"measurements": [_measurement(one) for one in case.measurements]} if case.measurements else {}
+    lists = [_coloured("Fiducial", case.id, points, INDEPENDENT) | measured]
     marks_by_name = {mark.name: mark for mark in case.landmarks}
     kinds = {"distance": "Line", "angle": "Angle"}
     for one in case.measurements:

@@ -58,7 +58,7 @@ class OutputWriter:
             LandmarkFileError: if the file cannot be written.
         """
         if self._markups is not None and case.landmarks and case.id not in self._written:
-            markups.write_case(self._markups / f"{self._names[case.id]}.mrk.json", case, self.groups)
+            markups.write_case(self._markups / f"{self._names[case.id]}.mrk.json", case)
             self._written.add(case.id)
 
     def draw(self, case: CaseResult, scan: Scan) -> None:
