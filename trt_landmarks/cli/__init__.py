@@ -17,6 +17,7 @@ from trt_landmarks.cli.confidence import confidence
 from trt_landmarks.cli.models import models
 from trt_landmarks.cli.outputs import convert, report, view
 from trt_landmarks.cli.scans import evaluate, infer
+from trt_landmarks.cli.serving import serve
 from trt_landmarks.cli.training import export, init, train
 from trt_landmarks.errors import TrtlmError
 
@@ -63,7 +64,7 @@ def doctor(
     raise typer.Exit(run(as_json, deep))
 
 
-for command in (models, init, train, export, confidence, build, inspect, infer, bench):
+for command in (models, init, train, export, confidence, build, inspect, infer, serve, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 for on_results in (convert, view, report):

@@ -29,8 +29,8 @@ Look = Callable[[CaseResult, Scan], None]
 Keep = Callable[[Sequence[CaseResult]], None]
 
 
-class _Read(NamedTuple):
-    """A file that was read.
+class Loaded(NamedTuple):
+    """A file that was read, or could not be.
 
     Attributes:
         number: of its batch.
@@ -79,8 +79,9 @@ def infer(
         PredictionsError: if ``keep`` raises it.
     """
     batch = max(1, batch)
-    stages = _Stages(localizers, timeout, memory, [files[n : n + batch] for n in range(0, len(files), batch)])
-    pipeline: Pipeline[tuple[int, ScanFile], _Read, list[CaseResult]] = Pipeline(
+    batches = [files[n : n + batch] for n in range(0, len(files), batch)]
+    stages = Stages(localizers, timeout, memory, batches.__getitem__)
+    pipeline: Pipeline[tuple[int, ScanFile], Loaded, list[CaseResult]] = Pipeline(
         [(number // batch, file) for number, file in enumerate(files)],
         stages.read,
         [partial(stages.localize, localizer=localizer, look=look) for localizer in localizers],
@@ -105,14 +106,15 @@ def infer(
             keep(cases)
 
 
-class _Stages:
+class Stages:
     """What the pipeline does with a file: reading and localizing, within the limits of time and memory.
 
     Args:
         localizers: all workers' localizers.
         timeout: as in :func:`infer`.
         memory: the same.
-        batches: the files of each batch.
+        batch_of: the files of a batch, by its number.
+        load: reads a file.
     """
 
     def __init__(
@@ -120,28 +122,29 @@ class _Stages:
         localizers: Sequence[AnyLocalizer],
         timeout: float | None,
         memory: MemoryBudget | None,
-        batches: Sequence[Sequence[ScanFile]],
+        batch_of: Callable[[int], Sequence[ScanFile]],
+        load: Callable[[ScanFile], Scan] = read_scan,
     ) -> None:
         self.watch = Deadlines(timeout)
         self._memory = memory
-        self._batches = batches
+        self._batch_of, self._load = batch_of, load
         self._engines = {id(one.engine): one.engine for one in localizers if isinstance(one.engine, Cancellable)}
         self._ended = False
 
-    def read(self, item: tuple[int, ScanFile]) -> _Read:
+    def read(self, item: tuple[int, ScanFile]) -> Loaded:
         """Read a scan."""
         number, file = item
         try:
             if self._memory is not None:
-                self._memory.enter(number, file, self._batches[number])
+                self._memory.enter(number, file, self._batch_of(number))
             start = time.perf_counter()
             with self.watch():
-                scan = read_scan(file)
+                scan = self._load(file)
         except Exception as error:  # also a fault of a reader's own: no file may end the run
-            return _Read(number, file, failed_case(file, error))
-        return _Read(number, file, scan, 1000 * (time.perf_counter() - start))
+            return Loaded(number, file, failed_case(file, error))
+        return Loaded(number, file, scan, 1000 * (time.perf_counter() - start))
 
-    def localize(self, batch: Sequence[_Read], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
+    def localize(self, batch: Sequence[Loaded], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
         """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
         try:
             scans = [one for one in batch if isinstance(one.found, Scan)]
@@ -154,12 +157,12 @@ class _Stages:
         finally:
             self._leave(batch)
 
-    def unread(self, item: tuple[int, ScanFile]) -> _Read:
+    def unread(self, item: tuple[int, ScanFile]) -> Loaded:
         """What stands for a scan whose reading takes too long."""
         number, file = item
-        return _Read(number, file, failed_case(file, self._too_late(file, "reading")))
+        return Loaded(number, file, failed_case(file, self._too_late(file, "reading")))
 
-    def uncomputed(self, batch: Sequence[_Read]) -> list[CaseResult]:
+    def uncomputed(self, batch: Sequence[Loaded]) -> list[CaseResult]:
         """The failed cases of a batch whose computing takes too long, and cannot be ended."""
         self._leave(batch)
         return [
@@ -180,7 +183,7 @@ class _Stages:
         if self._memory is not None:
             self._memory.close()
 
-    def _localize(self, scans: Sequence[_Read], localizer: AnyLocalizer) -> list[CaseResult]:
+    def _localize(self, scans: Sequence[Loaded], localizer: AnyLocalizer) -> list[CaseResult]:
         """Results of scans; if they fail together, they go through one by one, so that one cannot fail the others."""
         while scans:
             try:
@@ -202,7 +205,7 @@ class _Stages:
             return [case for one in scans for case in self._localize([one], localizer)]
         return []
 
-    def _leave(self, batch: Sequence[_Read]) -> None:
+    def _leave(self, batch: Sequence[Loaded]) -> None:
         if self._memory is not None:
             self._memory.leave(batch[0].number)
 
@@ -214,7 +217,7 @@ class _Stages:
         )
 
 
-def _case(read: _Read, found: Localization, localizer: AnyLocalizer) -> CaseResult:
+def _case(read: Loaded, found: Localization, localizer: AnyLocalizer) -> CaseResult:
     assert isinstance(read.found, Scan)
     found.timing_ms["read"] = read.milliseconds
     found.timing_ms["total"] = sum(found.timing_ms.values())

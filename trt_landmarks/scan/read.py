@@ -18,7 +18,7 @@ from trt_landmarks.scan.formats import KNOWN, case_id, extension
 from trt_landmarks.scan.itk import explain, geometry_of, open_volume, sitk, voxels_of
 from trt_landmarks.scan.nifti import read_nifti
 from trt_landmarks.scan.problems import no_memory, truncated
-from trt_landmarks.scan.text_headers import TextFrame, check_meta, check_nrrd
+from trt_landmarks.scan.text_headers import TextFrame, check_meta, check_nrrd, confined
 from trt_landmarks.scan.volume import Scan, ScanFile, ScanWarning, checked
 
 
@@ -114,7 +114,7 @@ def _in_mm(path: Path, geometry: Geometry, frame: TextFrame) -> tuple[Geometry, 
 def _read_archive(file: ScanFile) -> Scan:
     """The one scan in an archive; errors name the archive, not the temporary folder."""
     path = file.path
-    with unpacked(path) as folder:
+    with unpacked(path) as folder, confined():
         try:
             inside = find_scans([folder], series=file.series or "all")
             if len(inside) > 1:

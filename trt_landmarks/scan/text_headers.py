@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +57,21 @@ class TextFrame:
 
 #: Bytes in which a header must end.
 _HEADER = 1 << 20
+#: Whether a header may only name files beside it.
+_CONFINED: ContextVar[bool] = ContextVar("confined", default=False)
+#: The names of files in a header, however its reader may take the rest of it.
+_NAMES = re.compile(rb"(?:data ?file|ElementDataFile)[ \t]*[:=][^\n]*[/\\]", re.IGNORECASE)
+
+
+@contextmanager
+def confined() -> Iterator[None]:
+    """Within, a header from anywhere may name files beside it only, and none elsewhere on this machine."""
+    token = _CONFINED.set(True)
+    try:
+        yield
+    finally:
+        _CONFINED.reset(token)
+
 
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8, "LONG_LONG": 8}
 #: NRRD's names of number types, without "signed", "unsigned" and "_t".
@@ -185,6 +201,9 @@ def _header(path: Path, separator: bytes) -> tuple[str, str, int]:
     """A text header, what ends it (empty if nothing does) and where the data behind it starts."""
     with path.open("rb") as file:
         content = file.read(_HEADER)
+    if _CONFINED.get() and _NAMES.search(content):
+        message = f"{path}: its voxels should be in a file in another folder."
+        raise ScanError(message, "Put both files into one folder.", code="archive_unsafe")
     found = re.search(separator, content)
     if found is None:
         return os.fsdecode(content), "", len(content)
