@@ -61,19 +61,29 @@ def view(
     landmark: Annotated[
         str | None, typer.Option(help="Show planes through this one. (default: a doubtful one, else one in the middle)")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg, .pdf or .svg.")] = Path("view.png"),
+    out: Annotated[
+        Path | None, typer.Option(help="Picture to write: .png, .jpg, .pdf or .svg. (default: view.png)")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Page to write instead, with points that can be moved.")] = None,
     dpi: Annotated[int, typer.Option(min=30, max=600, help="Dots per inch; the picture is 13 inches wide.")] = 110,
     model: Model = None,
     task: TaskFile = None,
 ) -> None:
-    """Draw a case: planes through a landmark and projections, with the points found (and annotated)."""
+    """Draw a case: planes through a landmark and projections, with the points found (and annotated).
+
+    With --html, write an offline page for the browser, in which points can be corrected and saved for 3D Slicer.
+    """
     from trt_landmarks.outputs.figure import case_figure, format_of, save
     from trt_landmarks.outputs.marks import Marks
     from trt_landmarks.outputs.sources import Sources, find_case
+    from trt_landmarks.outputs.view_page import write_page
     from trt_landmarks.results.predictions import read_predictions
     from trt_landmarks.scan import read_scan
 
-    format_of(out)
+    if out is not None and html is not None:
+        raise TrtlmError("--out and --html: a picture or a page.", "Give one of them.", code="usage")
+    picture = out or Path("view.png")
+    format_of(picture)
     found = read_predictions(preds)
     one = find_case(found, case)
     sources = Sources.open(scans, landmarks)
@@ -81,10 +91,13 @@ def view(
     if path is None:
         raise TrtlmError(f"{one.path}: the scan is not there.", "Name its folder: --scans.", code="scan_missing")
     subject = _task(found, model, task)
-    marks = Marks(one, sources.truth(one), subject.group_of if subject is not None else {})
-    with extra("figures"):
-        save(case_figure(read_scan(path), marks, landmark), out, dpi)
-    typer.echo(f"{one.id}: {out}")
+    groups = subject.group_of if subject is not None else {}
+    if html is not None:
+        write_page(html, replace(found, cases=[one]), groups, read_scan(path))
+    else:
+        with extra("figures"):
+            save(case_figure(read_scan(path), Marks(one, sources.truth(one), groups), landmark), picture, dpi)
+    typer.echo(f"{one.id}: {html or picture}")
 
 
 def report(
