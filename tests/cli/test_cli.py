@@ -64,7 +64,7 @@ def imported_by(code: str) -> set[str]:
 
 HEAVY = {
     "torch", "tensorrt", "tensorrt_rtx", "modelopt", "onnx", "nvidia", "SimpleITK", "onnxruntime", "pydantic",
-    "matplotlib", "openvino",
+    "matplotlib", "openvino", "fastapi", "uvicorn", "highdicom",
 }  # fmt: skip
 
 

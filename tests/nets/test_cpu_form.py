@@ -21,9 +21,7 @@ SIZES = st.integers(1, 6)
 
 @given(z=SIZES, y=SIZES, x=SIZES, groups=st.integers(1, 3), inputs=st.integers(1, 3), batch=st.integers(1, 2))
 @settings(max_examples=40, deadline=None)
-def test_a_planar_convolution_is_the_convolution(
-    z: int, y: int, x: int, groups: int, inputs: int, batch: int
-) -> None:
+def test_a_planar_convolution_is_the_convolution(z: int, y: int, x: int, groups: int, inputs: int, batch: int) -> None:
     generator = torch.Generator().manual_seed(z + 10 * y + 100 * x)
     volume = torch.randn(batch, groups * inputs, z, y, x, generator=generator)
     weight = torch.randn(groups * 2, inputs, 3, 3, 3, generator=generator)

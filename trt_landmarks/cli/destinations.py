@@ -21,6 +21,7 @@ _LABELS = {
     "--report": "report of the run",
     "--log": "log",
     "--markups": "3D Slicer files",
+    "--dicom-sr": "DICOM reports",
     "--figures": "pictures",
 }
 

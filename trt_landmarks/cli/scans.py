@@ -53,6 +53,9 @@ def infer(
     devices: Annotated[str | None, option(ENGINE, help="GPUs that share the scans, such as 0,1. (default: 0)")] = None,
     csv: Csv = None,
     markups: Markups = None,
+    dicom_sr: Annotated[
+        Path | None, option(OUTPUT, "--dicom-sr", help="Folder for a DICOM structured report per DICOM series.")
+    ] = None,
     figures: Annotated[Path | None, option(OUTPUT, help="Folder for a picture per case.")] = None,
     measurements: Measurements = None,
     series: Annotated[
@@ -84,7 +87,8 @@ def infer(
     from trt_landmarks.bundles.bundle import open_bundle
     from trt_landmarks.cli.destinations import check_outputs, is_csv, written
     from trt_landmarks.localization.case import NOT_THIS_ANATOMY
-    from trt_landmarks.outputs.writer import OutputWriter
+    from trt_landmarks.outputs.dicom_sr import check_sources
+    from trt_landmarks.outputs.writer import OutputWriter, Reports
     from trt_landmarks.results.case import CaseResult
     from trt_landmarks.results.predictions import Predictions
     from trt_landmarks.runs.log import RunLog, printable
@@ -98,6 +102,12 @@ def infer(
 
     limit, gpus = parse_memory(limit_memory), parse_devices(devices)
     unfinished = Unfinished(resume, retry_failed, overwrite)
+    if dicom_sr is not None:
+        if anonymize or anonymize_key is not None:
+            message = "--dicom-sr names the patient, as the scan does, and --anonymize names nobody."
+            raise TrtlmError(message, "Give one of them.", code="usage")
+        with extra("dicom"):
+            import highdicom  # noqa: F401
     key = read_key(anonymize_key) if anonymize_key else None
     hidden = anonymize or key is not None
     if resume and hidden and key is None:
@@ -105,7 +115,10 @@ def infer(
     with nameless() if hidden else nullcontext():
         files = find_scans(scans, series=series, include=include or (), exclude=exclude or ())
     outputs = {"--out": out, "--csv": csv, "--report": report, "--log": log}
-    check_outputs(outputs, {"--markups": markups, "--figures": figures}, [file.path for file in files])
+    folders = {"--markups": markups, "--dicom-sr": dicom_sr, "--figures": figures}
+    check_outputs(outputs, folders, [file.path for file in files])
+    if dicom_sr is not None:
+        check_sources(files)
     if hidden:
         files = hide(files, key)
     bundle = open_bundle(model)
@@ -135,7 +148,10 @@ def infer(
     tables = [path for path in (out if is_csv(out) else None, csv) if path is not None]
     with extra("figures"):
         ids = [file.id for file in files]
-        writer = OutputWriter(ids, bundle.task.group_of, tables=tables, markup_folder=markups, figure_folder=figures)
+        reports = None if dicom_sr is None else Reports(dicom_sr, files, header.model)
+        writer = OutputWriter(
+            ids, bundle.task.group_of, tables=tables, markup_folder=markups, figure_folder=figures, reports=reports
+        )
     with progress_bar("scans", len(run.todo), quiet) as advance:
 
         def progress(case: CaseResult, done: int, count: int) -> None:
@@ -150,7 +166,7 @@ def infer(
         outcome = run.go(
             workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
             settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
-            look=writer.draw, finish=writer.finish if tables or markups else None, problems=writer.problems,
+            look=writer.draw, finish=writer.finish if tables or markups or reports else None, problems=writer.problems,
         )  # fmt: skip
     for problem in writer.problems:
         typer.echo(f"trtlm: {printable(problem)}", err=True)
@@ -159,7 +175,7 @@ def infer(
         why = (outcome.problem or "interrupted").rstrip(".")
         typer.echo(f"trtlm: {why}; {counts.done} of {len(files)} scans are in {out}; continue with --resume", err=True)
     elif not quiet:
-        for line in written(counts, outputs | {"--markups": markups, "--figures": figures}):
+        for line in written(counts, outputs | folders):
             typer.echo(line)
     raise typer.Exit(outcome.exit_code)
 

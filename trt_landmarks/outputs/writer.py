@@ -1,17 +1,43 @@
-"""Writes what a person asked for beside the results file: a table, Slicer's files, pictures."""
+"""Writes what a person asked for beside the results file: a table, Slicer's files, DICOM reports, pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from trt_landmarks.errors import PredictionsError
+from trt_landmarks.errors import PredictionsError, ScanError
 from trt_landmarks.files import make_folder
-from trt_landmarks.outputs import csv_file, figure, markups
+from trt_landmarks.outputs import csv_file, dicom_sr, figure, markups
 from trt_landmarks.outputs.marks import Marks
 from trt_landmarks.outputs.names import FileNames
 from trt_landmarks.results.case import CaseResult
-from trt_landmarks.scan import Scan
+from trt_landmarks.scan import Scan, ScanFile
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Writes DICOM SR of cases.
+
+    Attributes:
+        folder: receives a ``.dcm`` file for each case.
+        files: the scans, DICOM series.
+        model: ``name`` and ``sha256``, as in a results file.
+    """
+
+    folder: Path
+    files: Sequence[ScanFile]
+    model: Mapping[str, str]
+
+    def write(self, name: str, case: CaseResult) -> None:
+        """Write a case's report.
+
+        Raises:
+            ScanError: if its series lacks what a report needs.
+            PredictionsError: if the file cannot be written.
+        """
+        file = next(one for one in self.files if one.id == case.id)
+        dicom_sr.write_report(self.folder / f"{name}.dcm", case, file, self.model["name"], self.model["sha256"])
 
 
 class OutputWriter:
@@ -23,6 +49,7 @@ class OutputWriter:
         tables: CSV files of all landmarks, see :mod:`trt_landmarks.outputs.csv_file`; the measurements go beside it.
         markup_folder: receives a ``.mrk.json`` file for each case with landmarks.
         figure_folder: receives a ``.png`` file for each case that :meth:`draw` is given.
+        reports: writes DICOM SR.
 
     Raises:
         PredictionsError: if the table cannot be written or a folder cannot be made (found out at once).
@@ -37,9 +64,11 @@ class OutputWriter:
         tables: Sequence[Path] = (),
         markup_folder: Path | None = None,
         figure_folder: Path | None = None,
+        reports: Reports | None = None,
     ) -> None:
         self.groups, self._tables = groups, tables
-        #: Why pictures are missing, one sentence for each.
+        self._reports = reports
+        #: Why pictures or DICOM reports are missing, one sentence for each.
         self.problems: list[str] = []
         names = FileNames()
         self._names = {case_id: names.name(case_id) for case_id in ids}
@@ -48,18 +77,28 @@ class OutputWriter:
         self._figures = make_folder(figure_folder, PredictionsError) if figure_folder else None
         if self._figures is not None:
             import matplotlib.figure  # noqa: F401  (now, not after the first scan)
+        if reports is not None:
+            make_folder(reports.folder, PredictionsError)
         for table in tables:
             csv_file.write_landmarks(table, [], groups)
 
     def case(self, case: CaseResult) -> None:
-        """Write the markups of a case.
+        """Write the markups and the DICOM report of a case.
 
         Raises:
-            LandmarkFileError: if the file cannot be written.
+            LandmarkFileError: if the markups cannot be written.
+            PredictionsError: if the report cannot be written.
         """
-        if self._markups is not None and case.landmarks and case.id not in self._written:
+        if not case.landmarks or case.id in self._written:
+            return
+        self._written.add(case.id)
+        if self._markups is not None:
             markups.write_case(self._markups / f"{self._names[case.id]}.mrk.json", case)
-            self._written.add(case.id)
+        if self._reports is not None:
+            try:
+                self._reports.write(self._names[case.id], case)
+            except ScanError as problem:  # the series has something missing that the report needs
+                self.problems.append(f"{case.id}: has no DICOM report: {problem}")
 
     def draw(self, case: CaseResult, scan: Scan) -> None:
         """Draw a case, in any thread; what goes wrong is kept in :attr:`problems`, and ends nothing."""

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Floats, Geometry
 from trt_landmarks.scan.dicom_frames import read_frames
-from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, list_series, read_header
-from trt_landmarks.scan.formats import KNOWN
+from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, is_dicom, list_series, read_header
+from trt_landmarks.scan.formats import KNOWN, extension
 from trt_landmarks.scan.itk import DICOM, check_kind, open_volume, sitk, voxels_of
 from trt_landmarks.scan.names import readable_path
 from trt_landmarks.scan.problems import COPY_AGAIN, check_spacing
 from trt_landmarks.scan.slices import Stack, stack
-from trt_landmarks.scan.volume import ScanWarning
+from trt_landmarks.scan.volume import ScanFile, ScanWarning
 
 Read = tuple[NDArray[Any], Geometry, tuple[ScanWarning, ...]]
 
@@ -46,12 +46,7 @@ def read_dicom(folder: Path, rule: str | None = None) -> Read:
         ScanError: if there is no such series or more than one, or its slices are not a whole, even, rectangular grid.
         RuntimeError: ITK's own.
     """
-    found = list_series(folder)
-    if rule is not None and (found is None or not chosen(found.volumes, rule)):
-        found = list_series(folder, deep=True) or found  # one series in several folders
-    if found is None:
-        raise ScanError(f"{folder}: no DICOM files in this folder.", KNOWN, code="scans_none")
-    series = _only(found, rule or "all")
+    found, series = _series_of(folder, rule)
     if found.damaged:
         first = found.damaged[0].name
         message = f"{folder}: {len(found.damaged)} DICOM file(s) cannot be read as part of the series, first {first}."
@@ -81,6 +76,29 @@ def read_dicom_file(path: Path) -> Read:
         return _read_frames(path)
     check_kind(path, header.components, header.pixel, header.size)
     raise AssertionError("a single slice is refused above")
+
+
+def series_files(file: ScanFile) -> list[Path]:
+    """The files of a scan that is a DICOM series in a folder, or one file of many frames.
+
+    Raises:
+        ScanError: if it is neither, with code ``scan_not_dicom``; an archive is neither.
+    """
+    if file.path.is_dir():
+        _, series = _series_of(file.path, file.series)
+        return [one.path for one in series.slices]
+    if extension(file.path) in ("", ".dcm") and file.path.is_file() and is_dicom(file.path):
+        return [file.path]
+    raise ScanError(f"{file.path}: is no DICOM series.", "Name the folder of one.", code="scan_not_dicom")
+
+
+def _series_of(folder: Path, rule: str | None) -> tuple[DicomFolder, Series]:
+    found = list_series(folder)
+    if rule is not None and (found is None or not chosen(found.volumes, rule)):
+        found = list_series(folder, deep=True) or found  # one series in several folders
+    if found is None:
+        raise ScanError(f"{folder}: no DICOM files in this folder.", KNOWN, code="scans_none")
+    return found, _only(found, rule or "all")
 
 
 def _only(found: DicomFolder, rule: str) -> Series:

@@ -49,7 +49,7 @@ async function show(content) {
   data.volume = null; // it is large, and the viewer has it
   viewer.opts.crosshairWidthUnit = "mm";
   viewer.opts.crosshairWidth = extent() / 500;
-  viewer.opts.crosshairGap = extent() / 40;
+  viewer.opts.crosshairGap = extent() / 150;
   viewer.setSliceType(viewer.sliceTypeMultiplanar);
   drawPoints();
   describe();
@@ -63,7 +63,7 @@ function extent() {
   return Math.max(...[1, 2, 3].map((axis) => volume.dimsRAS[axis] * volume.pixDimsRAS[axis]));
 }
 
-const radius = () => extent() / 90;
+const radius = () => extent() / 75;
 
 function drawPoints() {
   const size = radius();
@@ -78,7 +78,7 @@ function drawPoints() {
   });
   mesh.updateMesh(viewer.gl);
   viewer.addMesh(mesh);
-  viewer.setMeshThicknessOn2D(size * 1.2);
+  viewer.setMeshThicknessOn2D(size * 2.2);
 }
 
 function redraw() {
