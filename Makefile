@@ -10,12 +10,13 @@ BIN := $(VENV)/bin
 # One pip command for everything: torch's range has to be known while ModelOpt, which takes any torch, is resolved.
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help demo demo-mouse scan test lint docs schemas clean distclean
+.PHONY: help demo demo-mouse scan test test-integration lint docs schemas clean distclean
 
 help:
 	@echo "make demo       install, then find 32 landmarks in a human brain: preds.json, slicer/, pictures/"
 	@echo "make demo-mouse the same with 45 landmarks in a real micro-CT head of TRTLM_DATA"
 	@echo "make test       install with everything that tests need, then lint and run the tests"
+	@echo "make test-integration  the page in Chromium, DICOM reports in dciodvfy, where they are installed"
 	@echo "make lint       ruff, mypy, and the layers of the package (import-linter)"
 	@echo "make docs       the documentation as a site: docs/_build/html/index.html"
 	@echo "make schemas    write the JSON Schema of the results file anew, after a change of its records"
@@ -39,6 +40,10 @@ scan:
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# What needs programs that are no Python packages; tests without theirs are skipped.
+test-integration: $(VENV)/.installed-integration
+	$(BIN)/python -m pytest --override-ini addopts= -q -rs tests/integration
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -71,6 +76,10 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "Compiling PyCUDA for the tests of the GPU path: two minutes, once ..."
 	$(BIN)/python -m tests.gpu.build
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-integration: $(VENV)/.installed-test
+	$(PIP_INSTALL) --editable ".[integration]"
+	@touch $(VENV)/.installed-test $@
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	@echo "Installing trt-landmarks[docs] into $(VENV)/ ..."

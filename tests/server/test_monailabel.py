@@ -61,7 +61,8 @@ class Slicer:
         assert status == 200, content
         head = f"Content-Type: {headers['content-type']}\r\n\r\n".encode()
         message = email.message_from_bytes(head + content, policy=email.policy.HTTP)
-        form, files = {}, {}
+        form: dict[Any, Any] = {}
+        files: dict[Any, Any] = {}
         for part in message.iter_parts():
             name = part.get_param("name", header="content-disposition")
             (files if part.get_filename() else form)[part.get_filename() or name] = part.get_content()

@@ -152,7 +152,7 @@ def _uid(*parts: str) -> str:
 def _headers(file: ScanFile) -> list[Dataset]:
     import pydicom
 
-    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in series_files(file)]
+    headers: list[Dataset] = [pydicom.dcmread(path, stop_before_pixels=True) for path in series_files(file)]
     for header in headers:
         for name in _MAY_BE_EMPTY:
             if name not in header:

@@ -123,7 +123,7 @@ class Stages:
         timeout: float | None,
         memory: MemoryBudget | None,
         batch_of: Callable[[int], Sequence[ScanFile]],
-        load: Callable[[ScanFile], Scan] = read_scan,
+        load: Callable[[ScanFile], Scan] = lambda file: read_scan(file),
     ) -> None:
         self.watch = Deadlines(timeout)
         self._memory = memory
