@@ -267,19 +267,22 @@ def test_control_c_ends_the_command_and_keeps_what_was_computed(mouse_scans: lis
     )
 
 
-def test_a_dead_reader_ends_the_command_with_its_reason(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    for name in "ab":
+def test_a_reader_that_dies_costs_the_command_one_case(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("a", "leave-b", "segfault-c", "d"):
         put(tmp_path, name, 30)
     before = """
+from tests.runs.hostile import hostile_read
 from trt_landmarks.runs import batch
-read = batch.read_scan
-batch.read_scan = lambda file: read(file) if file.path.name == "a.mha" else exit(3)"""
-    with start("infer", tmp_path, "--out", tmp_path / "r.json", "--model", tiny_bundle.root, before=before) as process:
+batch.read_scan = hostile_read"""
+    out = tmp_path / "r.json"
+    with start("infer", tmp_path, "--out", out, "--model", tiny_bundle.root, before=before) as process:
         _, message = process.communicate(timeout=120)
-    assert process.returncode in (1, 2)
-    last = message.splitlines()[-1]
-    assert "b.mha: reading: SystemExit: 3 (" in last and " of 2 scans are in " in last
-    assert "Traceback" not in message
+    assert process.returncode == 1 and "Traceback" not in message
+    cases = read_predictions(out).cases
+    assert {case.id: case.error and case.error.code for case in cases} == {
+        "a": None, "leave-b": "reader_crashed", "segfault-c": "reader_crashed", "d": None
+    }  # fmt: skip
+    assert "segfault-c.mha: its reader crashed (signal SIGSEGV)." in message
 
 
 @pytest.mark.parametrize("size", [1, 4])

@@ -80,13 +80,9 @@ def wait_for_cases(process: subprocess.Popen[str], out: Path, count: int) -> Non
 
 
 SLOWLY = """
-import time
+from tests.runs.hostile import slow_read
 from trt_landmarks.runs import batch
-read = batch.read_scan
-def slowly(scan):
-    time.sleep(0.15)
-    return read(scan)
-batch.read_scan = slowly"""
+batch.read_scan = slow_read"""
 
 
 def test_a_run_that_is_killed_goes_on(tiny_bundle: Bundle, scans: Path, tmp_path: Path) -> None:

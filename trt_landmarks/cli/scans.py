@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,7 @@ from trt_landmarks.errors import TrtlmError
 
 
 def infer(
+    context: typer.Context,
     scans: Annotated[
         list[Path],
         typer.Argument(help="Scan files, folders, zip archives, lists (.txt, .csv); - for a list on standard input."),
@@ -91,6 +93,7 @@ def infer(
     from trt_landmarks.outputs.writer import OutputWriter, Reports
     from trt_landmarks.results.case import CaseResult
     from trt_landmarks.results.predictions import Predictions
+    from trt_landmarks.runs.isolation import Isolation, series_lister
     from trt_landmarks.runs.log import RunLog, printable
     from trt_landmarks.runs.memory import parse_memory
     from trt_landmarks.runs.run import Limits, Run, Unfinished
@@ -98,6 +101,7 @@ def infer(
     from trt_landmarks.scan import find_scans
     from trt_landmarks.scan.anonymize import anonymize as hide
     from trt_landmarks.scan.anonymize import nameless, read_key
+    from trt_landmarks.system import memory_bytes
     from trt_landmarks.task.task import add_measurements
 
     limit, gpus = parse_memory(limit_memory), parse_devices(devices)
@@ -112,8 +116,10 @@ def infer(
     hidden = anonymize or key is not None
     if resume and hidden and key is None:
         raise TrtlmError("--resume cannot recognize scans under a random key.", "Give --anonymize-key.", code="usage")
+    isolation = context.with_resource(Isolation(limit or memory_bytes(), partial(typer.echo, err=True)))
     with nameless() if hidden else nullcontext():
-        files = find_scans(scans, series=series, include=include or (), exclude=exclude or ())
+        lister = series_lister(isolation, timeout)
+        files = find_scans(scans, series=series, include=include or (), exclude=exclude or (), lister=lister)
     outputs = {"--out": out, "--csv": csv, "--report": report, "--log": log}
     folders = {"--markups": markups, "--dicom-sr": dicom_sr, "--figures": figures}
     check_outputs(outputs, folders, [file.path for file in files])
@@ -167,6 +173,7 @@ def infer(
             workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
             settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
             look=writer.draw, finish=writer.finish if tables or markups or reports else None, problems=writer.problems,
+            isolation=isolation,
         )  # fmt: skip
     for problem in writer.problems:
         typer.echo(f"trtlm: {printable(problem)}", err=True)

@@ -16,6 +16,7 @@ from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localization.case import case_result, failed_case
 from trt_landmarks.localization.result import Localization
 from trt_landmarks.results.case import CaseResult
+from trt_landmarks.runs.isolation import Isolation
 from trt_landmarks.runs.memory import MemoryBudget
 from trt_landmarks.runs.pipeline import Deadlines, Patience, Pipeline
 from trt_landmarks.runs.workers import AnyLocalizer, readers_for
@@ -56,6 +57,7 @@ def infer(
     look: Look = lambda case, scan: None,
     timeout: float | None = None,
     memory: MemoryBudget | None = None,
+    isolation: Isolation | None = None,
 ) -> None:
     """Localize in every file and give a case to ``keep`` for each, in order.
 
@@ -73,6 +75,8 @@ def infer(
         look: called with every scan that was localized, to draw it for example; it must not raise.
         timeout: seconds that reading a scan, or computing it, may take before it fails; None for any time.
         memory: bounds the scans that are in memory at the same time; None for as many as are read ahead.
+        isolation: reads scans in other processes; None to read them in this one, where a crash of a reader ends all,
+            and one that takes too long is left behind.
 
     Raises:
         PipelineError: if a thread dies of anything but a failure of a scan, or too many are stuck.
@@ -80,7 +84,7 @@ def infer(
     """
     batch = max(1, batch)
     batches = [files[n : n + batch] for n in range(0, len(files), batch)]
-    stages = Stages(localizers, timeout, memory, batches.__getitem__)
+    stages = Stages(localizers, timeout, memory, batches.__getitem__, isolation)
     pipeline: Pipeline[tuple[int, ScanFile], Loaded, list[CaseResult]] = Pipeline(
         [(number // batch, file) for number, file in enumerate(files)],
         stages.read,
@@ -114,7 +118,8 @@ class Stages:
         timeout: as in :func:`infer`.
         memory: the same.
         batch_of: the files of a batch, by its number.
-        load: reads a file.
+        isolation: as in :func:`infer`.
+        load: reads a file in this process.
     """
 
     def __init__(
@@ -123,11 +128,13 @@ class Stages:
         timeout: float | None,
         memory: MemoryBudget | None,
         batch_of: Callable[[int], Sequence[ScanFile]],
+        isolation: Isolation | None = None,
         load: Callable[[ScanFile], Scan] = lambda file: read_scan(file),
     ) -> None:
         self.watch = Deadlines(timeout)
         self._memory = memory
         self._batch_of, self._load = batch_of, load
+        self._isolation = isolation
         self._engines = {id(one.engine): one.engine for one in localizers if isinstance(one.engine, Cancellable)}
         self._ended = False
 
@@ -138,11 +145,19 @@ class Stages:
             if self._memory is not None:
                 self._memory.enter(number, file, self._batch_of(number))
             start = time.perf_counter()
-            with self.watch():
-                scan = self._load(file)
+            if self._isolation is None:
+                scan = self._read_here(file)
+            else:
+                scan = self._isolation.call(
+                    read_scan, file, name=file.path, timeout=self.watch.seconds, here=self._read_here
+                )
         except Exception as error:  # also a fault of a reader's own: no file may end the run
             return Loaded(number, file, failed_case(file, error))
         return Loaded(number, file, scan, 1000 * (time.perf_counter() - start))
+
+    def _read_here(self, file: ScanFile) -> Scan:
+        with self.watch():
+            return self._load(file)
 
     def localize(self, batch: Sequence[Loaded], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
         """Results of a batch of files, in order; what cannot be read or localized is a failed case."""

@@ -23,10 +23,8 @@ from trt_landmarks.errors import TrtlmError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.whole_scan import ResidentLocalizer
-from trt_landmarks.scan import EXTENSIONS, ScanFile, extension, scan_from_array
+from trt_landmarks.scan import ScanFile, extension, scan_from_array
 from trt_landmarks.scan.dicom_objects import dicom_files
-from trt_landmarks.scan.itk import sitk
-from trt_landmarks.scan.names import readable_path
 from trt_landmarks.system import resident_bytes
 
 #: Bytes that a scan takes at most, for each byte of its voxels: decompressed and converted while it is read, and
@@ -37,6 +35,7 @@ EXTRA = 16 << 20
 
 #: Bytes at the start of a file in which its header is looked for.
 _HEADER = 1 << 16
+_RESCALE = (("Slope", 1), ("Intercept", 0))
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -214,7 +213,7 @@ class _Peak:
 def _voxel_bytes(path: Path) -> int:
     """Bytes of a scan's voxels as its header tells them, in the type they are given out in; 0 if it does not tell.
 
-    Headers are read here by hand where that is easy: ITK complains to standard error about those that are damaged.
+    Headers are read here without C++, in which a damaged one might end the run.
     """
     known = extension(path)
     try:
@@ -231,7 +230,7 @@ def _voxel_bytes(path: Path) -> int:
                 return sum(entry.file_size for entry in archive.infolist())
         if known in (".nrrd", ".nhdr", ".mha", ".mhd"):
             return _text_bytes(start)
-    except (OSError, ValueError, RuntimeError, zlib.error, struct.error, zipfile.BadZipFile):
+    except Exception:  # headers are damaged in every way; reading says what is wrong
         pass
     return 0
 
@@ -271,12 +270,19 @@ def _dicom_bytes(path: Path) -> int:
         path, count = files[0], len(files)
     if not path.is_file():
         return 0
-    reader = sitk().ImageFileReader()
-    reader.SetImageIO(EXTENSIONS[".dcm"])
-    reader.SetFileName(str(readable_path(path)))
-    reader.ReadImageInformation()
-    one = sitk().Image([1, 1], reader.GetPixelID(), reader.GetNumberOfComponents())
-    return _product(reader.GetSize()) * int(one.GetSizeOfPixelComponent()) * reader.GetNumberOfComponents() * count
+    from pydicom import dcmread
+
+    header = dcmread(path, stop_before_pixels=True, force=True)
+    sizes = [int(header.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
+    stored = 2 ** int(header.get("BitsStored") or 0)
+    slope, intercept = (float(header.get(f"Rescale{name}") or default) for name, default in _RESCALE)
+    if stored < 2:
+        return 0
+    if slope % 1 or intercept % 1:
+        each = 8
+    else:  # the smallest type that holds what rescaled values may be
+        each = next((size for size in (1, 2) if abs(slope) * stored + abs(intercept) <= 256**size), 4)
+    return _product(sizes) * each * count
 
 
 def _product(sizes: Iterable[int]) -> int:

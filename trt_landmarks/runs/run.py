@@ -17,6 +17,7 @@ from trt_landmarks.errors import PipelineError, TrtlmError
 from trt_landmarks.results.case import CaseResult
 from trt_landmarks.results.predictions import Predictions
 from trt_landmarks.runs.batch import Look, Progress, infer
+from trt_landmarks.runs.isolation import Isolation
 from trt_landmarks.runs.journal import resume_journal, scan_state, start_journal
 from trt_landmarks.runs.log import RunLog
 from trt_landmarks.runs.memory import MemoryBudget
@@ -143,6 +144,7 @@ class Run:
         look: Look = lambda case, scan: None,
         finish: Callable[[Sequence[CaseResult]], None] | None = None,
         problems: Sequence[str] = (),
+        isolation: Isolation | None = None,
     ) -> Outcome:
         """Do what is left, and write results and report, whatever ends it.
 
@@ -160,6 +162,7 @@ class Run:
             look: see :func:`trt_landmarks.runs.batch.infer`.
             finish: called with the cases of ``files``, all in memory, when the results file is written.
             problems: what went wrong besides the cases; it may grow while the run goes on.
+            isolation: see :func:`trt_landmarks.runs.batch.infer`.
 
         Raises:
             TrtlmError: if results or report cannot be written, or if no case of the run can be computed.
@@ -178,7 +181,7 @@ class Run:
             with _terminable():
                 infer(
                     self.todo, localizers, self._keep, batch=batch, readers=readers, progress=advance, look=look,
-                    timeout=limits.timeout, memory=limits.memory,
+                    timeout=limits.timeout, memory=limits.memory, isolation=isolation,
                 )  # fmt: skip
         except KeyboardInterrupt:
             status = "interrupted"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,12 +13,14 @@ from trt_landmarks.errors import ScanError
 from trt_landmarks.scan import arrays
 from trt_landmarks.scan.archive import holds_scan
 from trt_landmarks.scan.dicom import chosen
-from trt_landmarks.scan.dicom_objects import counted, dicom_files, list_series
+from trt_landmarks.scan.dicom_objects import DicomFolder, counted, dicom_files, list_series
 from trt_landmarks.scan.formats import KNOWN, case_id, extension
 from trt_landmarks.scan.lists import is_list, read_list
 from trt_landmarks.scan.volume import ScanFile
 
 Names = tuple[str, str, str]
+#: Lists the DICOM series of a folder; None if it has none.
+Lister = Callable[[Path], DicomFolder | None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class _Rules:
     series: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    lister: Lister
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class _PassedOver:
 
 
 def find_scans(
-    paths: Iterable[str | Path], *, series: str = "all", include: Sequence[str] = (), exclude: Sequence[str] = ()
+    paths: Iterable[str | Path],
+    *,
+    series: str = "all",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    lister: Lister = list_series,
 ) -> list[ScanFile]:
     """List the scans that files, folders and lists name.
 
@@ -76,11 +84,12 @@ def find_scans(
         include: patterns (``*``, ``?``, ``[]``) of scans in folders; without any, all are taken.  A pattern is compared
             with the scan's file or folder name, and with its path below the named folder; ``*`` also stands for ``/``.
         exclude: patterns of scans and folders that are left out.
+        lister: lists the DICOM series of a folder.
 
     Raises:
         ScanError: if a path does not exist, a list cannot be used, or nothing is found in a folder.
     """
-    rules = _Rules(series, tuple(include), tuple(exclude))
+    rules = _Rules(series, tuple(include), tuple(exclude), lister)
     found: dict[tuple[str, str | None], _Found] = {}
     for one in _named(paths, rules):
         found.setdefault((os.path.realpath(one.path), one.series), one)
@@ -185,7 +194,7 @@ def _series(folder: Path, root: Path, rules: _Rules, passed: _PassedOver) -> lis
     if not _wanted(folder, root, rules):
         passed.unmatched += bool(dicom_files(folder))
         return []
-    found = list_series(folder)
+    found = rules.lister(folder)
     if found is None:
         return []
     passed.others += found.others
