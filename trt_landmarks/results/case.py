@@ -176,6 +176,24 @@ class Remark:
     message: Text
 
 
+@dataclass(frozen=True, config=STRICT)
+class CaseInput:
+    """What a case was computed from (:mod:`trt_landmarks.scan.content`)."""
+
+    bytes: Annotated[int, Field(strict=True, ge=0)]
+    """Of all files of the scan."""
+    files: Annotated[int, Field(strict=True, ge=1)]
+    """How many there are."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    """Of their contents."""
+    modified: Text | None = None
+    """When the last of them was changed, UTC. Absent for a scan that is not to be named."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file; the time only if it is known."""
+        return _plain(self, optional=("modified",))
+
+
 #: Why a case failed.
 CaseError = Remark
 #: What to know of a scan or of its result.
@@ -209,6 +227,8 @@ class CaseResult:
     """What to know of the scan or the result."""
     measurements: tuple[Measurement, ...] = ()
     """In the task's order."""
+    input: CaseInput | None = None
+    """The scan's files. Absent if they are not known, or could not be read."""
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
@@ -219,7 +239,8 @@ class CaseResult:
     def to_dict(self) -> dict[str, Any]:
         """As in the file."""
         return {
-            **_plain(self),
+            **_plain(self, optional=("input",)),
+            **({} if self.input is None else {"input": self.input.to_dict()}),
             "error": None if self.error is None else _plain(self.error),
             "timing_ms": dict(self.timing_ms),
             "landmarks": [mark.to_dict() for mark in self.landmarks],

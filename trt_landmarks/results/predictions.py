@@ -35,12 +35,15 @@ class Predictions:
         model: ``name`` and what else identifies it: ``path``, ``sha256``, ...
         engine: ``name``, ``precision``, ``provider``, ``note``.
         cases: one per scan, failed ones included.
+        run: what else made them: ``version`` of the product, ``versions`` of packages, ``settings``, ``measurements``;
+            empty if it is not known.
     """
 
     task: str
     model: dict[str, Any]
     engine: dict[str, Any]
     cases: list[CaseResult] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
 
     def _check_ids(self) -> None:
         seen: set[str] = set()
@@ -66,6 +69,7 @@ class Predictions:
             "task": self.task,
             "model": self.model,
             "engine": self.engine,
+            **({"run": self.run} if self.run else {}),
             "cases": [case.to_dict() for case in self.cases],
         }
 
@@ -84,7 +88,7 @@ class Predictions:
         if not isinstance(content, dict):
             raise PredictionsError("is not an object with named fields.")
         lacking = [key for key in TOP if key not in content]
-        unknown = [key for key in content if key not in TOP]
+        unknown = [key for key in content if key not in (*TOP, "run")]
         if lacking or unknown:
             raise PredictionsError(f"lacks {', '.join(lacking)}." if lacking else f"unknown key {', '.join(unknown)}.")
         for key in ("model", "engine"):
@@ -95,7 +99,10 @@ class Predictions:
         if not isinstance(content["cases"], list):
             raise PredictionsError("cases: is not a list.")
         cases = [read_case(case, f"cases.{number}") for number, case in enumerate(content["cases"])]
-        predictions = cls(content["task"], content["model"], content["engine"], cases)
+        run = content.get("run", {})
+        if not isinstance(run, dict):
+            raise PredictionsError("run: is not an object with named fields.")
+        predictions = cls(content["task"], content["model"], content["engine"], cases, run)
         predictions._check_ids()
         return predictions
 
@@ -119,7 +126,7 @@ class Predictions:
             PredictionsError: as :meth:`write`.
         """
         try:
-            frame = _json(Predictions(self.task, self.model, self.engine).to_dict())
+            frame = _json(Predictions(self.task, self.model, self.engine, run=self.run).to_dict())
         except (TypeError, ValueError) as error:
             raise PredictionsError(f"{path}: model or engine cannot be written as JSON: {error}.") from None
         with replacing(path, PredictionsError) as stream:
@@ -183,6 +190,17 @@ def predictions_schema() -> dict[str, Any]:
             "engine": described(
                 "On what it ran. Further fields describe it more closely.", "precision", "provider", "note"
             ),
+            "run": {
+                "description": "What else made the results: versions of the product and of packages, settings, "
+                "measurements.",
+                "type": "object",
+                "properties": {
+                    "version": {"type": "string", "description": "Of the product."},
+                    "versions": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "settings": {"type": "object"},
+                    "measurements": {"type": "array", "items": {"type": "object"}},
+                },
+            },
             "cases": {
                 "description": "One entry per scan, with distinct ids; failed scans are listed too.",
                 "type": "array",
