@@ -7,10 +7,16 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trt_landmarks.scan import Scan, ScanFile, read_scan
+
+if TYPE_CHECKING:
+    from trt_landmarks.engines.base import Arrays
+    from trt_landmarks.runs.workers import Workers
 
 
 def hostile_read(file: ScanFile) -> Scan:
@@ -69,6 +75,23 @@ def poison(path: Path) -> None:
 
 
 ACTS = ("segfault", "abort", "hang", "spin", "eat", "killed", "leave", "poison")
+
+
+def deadly_workers() -> Workers:
+    """Workers whose engine crashes over scans as bright as 0.9."""
+    from tests.runs.test_batch import TASK, Reader
+    from tests.synthetic import HEAD
+    from trt_landmarks.localization.localizer import Localizer
+    from trt_landmarks.runs.workers import Workers
+
+    class Deadly(Reader):
+        def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+            if 0.88 < arrays[0].max() < 0.92:
+                os.abort()
+            return super().run(graph, *arrays)
+
+    engine = Deadly()
+    return Workers([Localizer(TASK, HEAD, engine)], engine, "", "")
 
 
 def modules() -> set[str]:

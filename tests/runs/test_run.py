@@ -69,7 +69,8 @@ def without_times(path: Path) -> dict[str, object]:
 
 
 def lines(journal: Path) -> int:
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+    """The first line, and those of cases."""
+    return 1 + journal.read_bytes().count(b'"case":') if journal.exists() else 0
 
 
 def wait_for_cases(process: subprocess.Popen[str], out: Path, count: int) -> None:
@@ -276,3 +277,66 @@ def test_the_log_says_how_far_the_run_is(tmp_path: Path, quick_log: None) -> Non
 def test_an_empty_run_has_empty_results(tmp_path: Path, localizer: Localizer) -> None:
     assert Run([], empty(), tmp_path / "r.json").go([localizer]).exit_code == 0
     assert read_predictions(tmp_path / "r.json") == Predictions(TASK.name, {"name": "test"}, {"name": "reader"})
+
+
+def test_what_kills_a_run_fails_when_it_goes_on(tmp_path: Path) -> None:
+    """Those that were begun with it have their results; the same killer is not met again."""
+    for number, name in enumerate("abcdef"):
+        put(tmp_path, name, 90 if name == "c" else 30 + number)
+    out = tmp_path / "r.json"
+    code = f"""
+import sys
+from pathlib import Path
+from tests.runs.hostile import deadly_workers
+from tests.runs.test_batch import empty
+from trt_landmarks.runs.run import Run, Unfinished
+from trt_landmarks.scan import find_scans
+run = Run(find_scans([{str(tmp_path)!r}]), empty(), Path({str(out)!r}), Unfinished(resume=len(sys.argv) > 1))
+outcome = run.go(deadly_workers().localizers, opener=deadly_workers)
+print(sorted(run.suspects), outcome.found.ok, outcome.found.failed)
+"""
+    first = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert first.returncode == -signal.SIGABRT and not out.exists()
+    second = subprocess.run([sys.executable, "-c", code, "resume"], capture_output=True, text=True, check=True)
+    suspects, ok, failed = second.stdout.rsplit(" ", 2)
+    assert "'c'" in suspects and (int(ok), int(failed)) == (5, 1)
+    cases = read_predictions(out).cases
+    assert [case.id for case in cases] == list("abcdef")
+    assert {case.id: case.error.code for case in cases if case.error is not None} == {"c": "reader_crashed"}
+    assert all(case.input is not None for case in cases)
+    assert not journal_path(out).exists()
+
+
+def test_a_replaced_scan_is_computed_anew_and_a_touched_one_is_not(
+    tiny_bundle: Bundle, scans: Path, tmp_path: Path
+) -> None:
+    out, report = tmp_path / "out.json", tmp_path / "report.json"
+    model = "--model", tiny_bundle.root
+    trtlm("infer", scans, "--out", out, *model, code=1)
+    state = (scans / "scan-00.mha").stat()
+    make_scan(scans / "scan-00.mha", 99)
+    os.utime(scans / "scan-00.mha", ns=(state.st_atime_ns, state.st_mtime_ns))
+    os.utime(scans / "scan-01.mha")
+    trtlm("infer", scans, "--out", out, *model, "--resume", "--report", report, code=1)
+    assert report_of(report)["counts"]["computed"] == 1
+
+
+def test_the_header_says_what_made_the_results(tiny_bundle: Bundle, scans: Path, tmp_path: Path) -> None:
+    from trt_landmarks import __version__
+
+    out = tmp_path / "out.json"
+    lengths = tmp_path / "lengths.yaml"
+    one, other = tiny_bundle.task.landmarks[:2]
+    lengths.write_text(f"measurements:\n- {{name: length, type: distance, points: [{one}, {other}]}}\n")
+    arguments = ["infer", scans, "--out", out, "--model", tiny_bundle.root]
+    trtlm(*arguments, "--measurements", lengths, "--timeout", 50, code=1)
+    read(out)
+    found = read_predictions(out)
+    assert found.run["version"] == __version__ and found.run["versions"]["numpy"]
+    assert found.run["settings"]["timeout_s"] == 50
+    assert found.run["measurements"][-1]["name"] == "length"
+    assert found.model["sha256"] == tiny_bundle.sha256 and found.model["build_sha256"] is None
+    assert found.engine["version"] and found.engine["layout"] == "nets"
+    assert all(case.input is not None and case.input.modified for case in found.cases)
+    refused = trtlm(*arguments, "--resume", code=2)
+    assert "its run's measurements is" in refused.stderr

@@ -116,19 +116,23 @@ class Bundle:
         """Where ``trtlm build`` puts its results."""
         return self.added_folder / "builds"
 
+    @property
+    def confidence_file(self) -> Path | None:
+        """The file of its confidence; a shipped model's own is replaced by what the user fitted."""
+        fitted = self.added_folder / CONFIDENCE
+        if self.shipped and fitted.is_file():
+            return fitted
+        return self.root / CONFIDENCE if CONFIDENCE in self.manifest["files"] else None
+
     @cached_property
     def confidence(self) -> ConfidenceModel | None:
         """How far to trust its landmarks; None if that was not fitted.
 
-        A shipped model's own is replaced by what the user fitted.
-
         Raises:
             BundleError: if the file is damaged or of another task.
         """
-        fitted = self.added_folder / CONFIDENCE
-        if self.shipped and fitted.is_file():
-            return read_confidence(fitted, self.task)
-        return read_confidence(self.root / CONFIDENCE, self.task) if CONFIDENCE in self.manifest["files"] else None
+        path = self.confidence_file
+        return None if path is None else read_confidence(path, self.task)
 
     @cached_property
     def sha256(self) -> str:

@@ -92,12 +92,12 @@ def infer(
     from trt_landmarks.outputs.dicom_sr import check_sources
     from trt_landmarks.outputs.writer import OutputWriter, Reports
     from trt_landmarks.results.case import CaseResult
-    from trt_landmarks.results.predictions import Predictions
+    from trt_landmarks.runs.header import run_header
     from trt_landmarks.runs.isolation import Isolation, series_lister
     from trt_landmarks.runs.log import RunLog, printable
     from trt_landmarks.runs.memory import parse_memory
     from trt_landmarks.runs.run import Limits, Run, Unfinished
-    from trt_landmarks.runs.workers import Workers, open_workers, parse_devices, within_memory
+    from trt_landmarks.runs.workers import open_workers, parse_devices, within_memory
     from trt_landmarks.scan import find_scans
     from trt_landmarks.scan.anonymize import anonymize as hide
     from trt_landmarks.scan.anonymize import nameless, read_key
@@ -131,24 +131,21 @@ def infer(
     if measurements is not None:
         bundle = replace(bundle, task=add_measurements(bundle.task, measurements))
 
-    def opened(jobs: int | None) -> Workers:
-        return open_workers(
-            bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout, preprocess=preprocess,
-            threads=threads, devices=gpus, jobs=jobs,
-        )  # fmt: skip
-
-    workers = opened(jobs)
-    if limit is not None:
-        workers = within_memory(workers, limit, batch, opened)
-    chosen, note, prepared = workers.engine, workers.note, workers.preprocessing
-    if not quiet:
-        typer.echo(f"model: {bundle.name} ({bundle.root}); engine: {note}; preprocessing: {prepared}", err=True)
-    header = Predictions(
-        bundle.task.name,
-        {"name": bundle.name, "path": str(bundle.root), "sha256": bundle.sha256},
-        {"name": chosen.name, "precision": chosen.precision, "provider": chosen.provider, "note": note,
-         "preprocessing": prepared},
+    opener = partial(
+        open_workers, bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout,
+        preprocess=preprocess, threads=threads, devices=gpus, jobs=jobs,
     )  # fmt: skip
+    workers = opener()
+    if limit is not None:
+        workers = within_memory(workers, limit, batch, lambda jobs: opener(jobs=jobs))
+    if not quiet:
+        what = f"engine: {workers.note}; preprocessing: {workers.preprocessing}"
+        typer.echo(f"model: {bundle.name} ({bundle.root}); {what}", err=True)
+    settings = {
+        "batch": batch, "threads": threads, "jobs": jobs, "devices": devices, "layout": layout, "series": series,
+        "timeout_s": timeout, "limit_memory_bytes": limit,
+    }  # fmt: skip
+    header = run_header(bundle, workers, layout, settings)
     log_file = RunLog(log)
     run = Run(files, header, out, unfinished, results=not is_csv(out))  # before the writer empties a table
     tables = [path for path in (out if is_csv(out) else None, csv) if path is not None]
@@ -173,7 +170,7 @@ def infer(
             workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
             settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
             look=writer.draw, finish=writer.finish if tables or markups or reports else None, problems=writer.problems,
-            isolation=isolation,
+            isolation=isolation, opener=opener if isolation.works else None,
         )  # fmt: skip
     for problem in writer.problems:
         typer.echo(f"trtlm: {printable(problem)}", err=True)

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from trt_landmarks.engines.base import Cancellable, RunCancelled
-from trt_landmarks.errors import TrtlmError
+from trt_landmarks.errors import ScanError, TrtlmError
 from trt_landmarks.localization.case import case_result, failed_case
 from trt_landmarks.localization.result import Localization
-from trt_landmarks.results.case import CaseResult
+from trt_landmarks.results.case import CaseInput, CaseResult
 from trt_landmarks.runs.isolation import Isolation
 from trt_landmarks.runs.memory import MemoryBudget
 from trt_landmarks.runs.pipeline import Deadlines, Patience, Pipeline
 from trt_landmarks.runs.workers import AnyLocalizer, readers_for
 from trt_landmarks.scan import Scan, ScanFile, read_scan
+from trt_landmarks.scan.content import Content, scan_content, scan_state
+
+Returned = TypeVar("Returned")
 
 #: Called after every case: the case, how many are done, how many there are.
 Progress = Callable[[CaseResult, int, int], None]
 #: Called in a worker's thread with each case that is ok and its scan, which is let go afterwards.
 Look = Callable[[CaseResult, Scan], None]
+#: Called in a reader's thread before a scan is read.
+Begin = Callable[[ScanFile], None]
 #: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
 Keep = Callable[[Sequence[CaseResult]], None]
 
@@ -38,12 +44,14 @@ class Loaded(NamedTuple):
         file: what was read.
         found: the scan, or the failed case of one that cannot be read.
         milliseconds: that it took.
+        content: what its files held; None if they cannot be read.
     """
 
     number: int
     file: ScanFile
     found: Scan | CaseResult
     milliseconds: float = 0.0
+    content: CaseInput | None = None
 
 
 def infer(
@@ -58,6 +66,7 @@ def infer(
     timeout: float | None = None,
     memory: MemoryBudget | None = None,
     isolation: Isolation | None = None,
+    begin: Begin = lambda file: None,
 ) -> None:
     """Localize in every file and give a case to ``keep`` for each, in order.
 
@@ -77,6 +86,7 @@ def infer(
         memory: bounds the scans that are in memory at the same time; None for as many as are read ahead.
         isolation: reads scans in other processes; None to read them in this one, where a crash of a reader ends all,
             and one that takes too long is left behind.
+        begin: called before a scan is read, in its reader's thread.
 
     Raises:
         PipelineError: if a thread dies of anything but a failure of a scan, or too many are stuck.
@@ -84,7 +94,7 @@ def infer(
     """
     batch = max(1, batch)
     batches = [files[n : n + batch] for n in range(0, len(files), batch)]
-    stages = Stages(localizers, timeout, memory, batches.__getitem__, isolation)
+    stages = Stages(localizers, timeout, memory, batches.__getitem__, isolation, begin)
     pipeline: Pipeline[tuple[int, ScanFile], Loaded, list[CaseResult]] = Pipeline(
         [(number // batch, file) for number, file in enumerate(files)],
         stages.read,
@@ -119,7 +129,8 @@ class Stages:
         memory: the same.
         batch_of: the files of a batch, by its number.
         isolation: as in :func:`infer`.
-        load: reads a file in this process.
+        begin: the same.
+        load: reads a file; None for :func:`~trt_landmarks.scan.read_scan`.
     """
 
     def __init__(
@@ -129,35 +140,45 @@ class Stages:
         memory: MemoryBudget | None,
         batch_of: Callable[[int], Sequence[ScanFile]],
         isolation: Isolation | None = None,
-        load: Callable[[ScanFile], Scan] = lambda file: read_scan(file),
+        begin: Begin = lambda file: None,
+        load: Callable[[ScanFile], Scan] | None = None,
     ) -> None:
         self.watch = Deadlines(timeout)
         self._memory = memory
         self._batch_of, self._load = batch_of, load
         self._isolation = isolation
+        self._begin = begin
         self._engines = {id(one.engine): one.engine for one in localizers if isinstance(one.engine, Cancellable)}
         self._ended = False
 
     def read(self, item: tuple[int, ScanFile]) -> Loaded:
         """Read a scan."""
         number, file = item
+        content = None
         try:
             if self._memory is not None:
                 self._memory.enter(number, file, self._batch_of(number))
+            self._begin(file)
             start = time.perf_counter()
-            if self._isolation is None:
-                scan = self._read_here(file)
-            else:
-                scan = self._isolation.call(
-                    read_scan, file, name=file.path, timeout=self.watch.seconds, here=self._read_here
-                )
+            before = scan_state(file)
+            content = _input(file, self._call(scan_content, file))
+            scan = self._call(self._load or read_scan, file)
+            if scan_state(file) != before:
+                raise ScanError(f"{file.path}: was changed while it was read.", "Run again.", code="scan_changed")
         except Exception as error:  # also a fault of a reader's own: no file may end the run
-            return Loaded(number, file, failed_case(file, error))
-        return Loaded(number, file, scan, 1000 * (time.perf_counter() - start))
+            return Loaded(number, file, failed_case(file, error), 0.0, content)
+        return Loaded(number, file, scan, 1000 * (time.perf_counter() - start), content)
 
-    def _read_here(self, file: ScanFile) -> Scan:
-        with self.watch():
-            return self._load(file)
+    def _call(self, function: Callable[[ScanFile], Returned], file: ScanFile) -> Returned:
+        """Call what reads a file: in another process, or here if there is none."""
+
+        def here(file: ScanFile) -> Returned:
+            with self.watch():
+                return function(file)
+
+        if self._isolation is None:
+            return here(file)
+        return self._isolation.call(function, file, name=file.path, timeout=self.watch.seconds, here=here)
 
     def localize(self, batch: Sequence[Loaded], localizer: AnyLocalizer, look: Look) -> list[CaseResult]:
         """Results of a batch of files, in order; what cannot be read or localized is a failed case."""
@@ -168,7 +189,7 @@ class Stages:
                 if case.status == "ok" and isinstance(read.found, Scan):
                     look(case, read.found)
             located = iter(cases)
-            return [one.found if isinstance(one.found, CaseResult) else next(located) for one in batch]
+            return _known(batch, [one.found if isinstance(one.found, CaseResult) else next(located) for one in batch])
         finally:
             self._leave(batch)
 
@@ -180,12 +201,15 @@ class Stages:
     def uncomputed(self, batch: Sequence[Loaded]) -> list[CaseResult]:
         """The failed cases of a batch whose computing takes too long, and cannot be ended."""
         self._leave(batch)
-        return [
-            read.found
-            if isinstance(read.found, CaseResult)
-            else failed_case(read.file, self._too_late(read.file, "computing"))
-            for read in batch
-        ]
+        return _known(
+            batch,
+            [
+                read.found
+                if isinstance(read.found, CaseResult)
+                else failed_case(read.file, self._too_late(read.file, "computing"))
+                for read in batch
+            ],
+        )
 
     def cancel(self, thread: int | None = None) -> None:
         """End what a thread is computing, or all of them, if their engine can."""
@@ -230,6 +254,23 @@ class Stages:
             "Allow more time, or look whether its disk answers.",
             code="timeout",
         )
+
+
+def case_input(file: ScanFile) -> CaseInput | None:
+    """What a scan's files hold, for results; None if they cannot be read."""
+    return _input(file, scan_content(file))
+
+
+def _known(batch: Sequence[Loaded], cases: Sequence[CaseResult]) -> list[CaseResult]:
+    """The cases of a batch, with what they were computed from."""
+    return [replace(case, input=read.content) for read, case in zip(batch, cases, strict=True)]
+
+
+def _input(file: ScanFile, content: Content | None) -> CaseInput | None:
+    if content is None:
+        return None
+    modified = content.modified if file.label is None else None  # a date may tell who it is
+    return CaseInput(content.bytes, content.files, content.sha256, modified)
 
 
 def _case(read: Loaded, found: Localization, localizer: AnyLocalizer) -> CaseResult:

@@ -1,10 +1,17 @@
 """The journal of a run: one line for every finished case, so that a run that is killed loses nothing.
 
 The journal lies beside the results file until the run is complete.  Its first line says what the run is (task, model,
-engine).  Every further line holds a checksum, the state of a scan and its case, as the case stands in the results file
-but with tabs for line breaks: the results file is made by copying.  Lines are handed to the operating system case by
-case, which survives the end of the process, and forced onto the disk every few seconds, which survives a power cut.
-A line that is damaged or was not finished is dropped when the run goes on, and its scan is computed anew.
+engine, versions, settings).  Every further line holds a checksum and one of
+
+    begun   the id of a scan that is going to be read
+    case    a case, as it stands in the results file but with tabs for line breaks: that file is made by copying
+    ended   the run ended in order: what it had begun did not kill it
+
+Lines are handed to the operating system one by one, which survives the end of the process, and forced onto the disk
+every few seconds, which survives a power cut.  A line that is damaged or was not finished is dropped when the run goes
+on, and its scan is computed anew.
+
+A run holds a lock on its journal, which the system drops when it ends, however it ends.
 """
 
 from __future__ import annotations
@@ -12,48 +19,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import stat
+import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import write_error
 from trt_landmarks.results.case import CaseResult, read_case
-from trt_landmarks.results.predictions import Predictions, encode_case, read_predictions
-from trt_landmarks.runs.report import Tally
+from trt_landmarks.results.predictions import Predictions, encode_case
 from trt_landmarks.scan import ScanFile
 
-FORMAT = 2
+FORMAT = 3
 #: Added to the name of the results file.
 SUFFIX = ".journal.jsonl"
 #: Seconds after which new lines are forced onto the disk.
 SYNC_SECONDS = 5.0
-#: What must be the same in a run that goes on: keys of the results file's ``engine``.
-SAME_ENGINE = ("name", "precision", "provider", "preprocessing")
-#: Of a scan: bytes, nanoseconds of the last change, and files: one, or those of a folder.
-State = tuple[int, int, int]
-
-
-def scan_state(path: Path) -> State | None:
-    """The state of a scan file, or of a folder with a DICOM series; None if it cannot be looked at.
-
-    Contents are not read: a digest of 10,000 scans would take as long as reading them.  A file that is changed without
-    changing its size, and given its old time back, goes unnoticed.  Files beside a header file (``.mhd``, ``.nhdr``)
-    are not looked at.
-    """
-    try:
-        own = os.stat(path)
-        if not stat.S_ISDIR(own.st_mode):
-            return own.st_size, own.st_mtime_ns, 1
-        with os.scandir(path) as entries:
-            files = [entry.stat() for entry in entries if entry.is_file()]
-    except (OSError, ValueError):
-        return None
-    return sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0), len(files)
 
 
 def journal_path(out: Path) -> Path:
@@ -74,29 +58,35 @@ class Journal:
 
     def __init__(self, path: Path, stream: IO[bytes], header: Predictions, named: bool = True) -> None:
         self.path, self._named, self._stream = path, named, stream
+        self._lock = threading.Lock()
         self._places: dict[str, tuple[int, int]] = {}  # case id -> where its case begins, and its bytes
         self._end = 0
         self._synced = time.monotonic()
         try:
-            self._write(json.dumps({"journal": FORMAT, **_facts(header)}, allow_nan=False).encode() + b"\n")
+            self._write(json.dumps({"journal": FORMAT, **facts(header)}, allow_nan=False).encode() + b"\n")
         except (TypeError, ValueError) as error:
             raise PredictionsError(f"{path}: model or engine cannot be written as JSON: {error}.") from None
 
-    def add(self, cases: Iterable[CaseResult], states: Mapping[str, State | None]) -> None:
-        """Add cases; of a case that is added twice, the later counts.
+    def begin(self, file: ScanFile) -> None:
+        """A scan is going to be read; any thread may say so.
 
-        Args:
-            cases: what is finished.
-            states: a case's id to the state that its scan had before it was read.
+        Raises:
+            PredictionsError: if the disk is full or fails.
+        """
+        with self._lock:
+            self._write(_line(b"begun", json.dumps(file.id).encode()))
+
+    def add(self, cases: Iterable[CaseResult]) -> None:
+        """Add cases that are finished; of a case that is added twice, the later counts.
 
         Raises:
             PredictionsError: if the disk is full or fails.
         """
         for case in cases:
             text = encode_case(case).replace(b"\n", b"\t")
-            rest = b'"scan":%s,"case":%s}' % (json.dumps(states.get(case.id)).encode(), text)
-            self._write(b'{"crc":"%08x",%s\n' % (zlib.crc32(rest), rest))
-            self._places[case.id] = self._end - len(text) - 2, len(text)
+            with self._lock:
+                self._write(_line(b"case", text))
+                self._places[case.id] = self._end - len(text) - 2, len(text)
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.sync()
 
@@ -120,7 +110,9 @@ class Journal:
         header.write_with(out, (self._text(id).replace(b"\t", b"\n") for id in ids))
 
     def close(self) -> None:
-        """Close the journal; it stays on the disk."""
+        """Close the journal of a run that ended in order; it stays on the disk."""
+        with suppress(PredictionsError):
+            self._write(_line(b"ended", b"true"))
         self.sync()
         self._stream.close()
 
@@ -133,10 +125,11 @@ class Journal:
 
     def _text(self, id: str) -> bytes:
         start, size = self._places[id]
-        self._stream.seek(start)
         text = b""
-        while len(text) < size and (part := self._stream.read(size - len(text))):
-            text += part
+        with self._lock:
+            self._stream.seek(start)
+            while len(text) < size and (part := self._stream.read(size - len(text))):
+                text += part
         return text
 
     def _write(self, line: bytes) -> None:
@@ -167,126 +160,32 @@ def start_journal(out: Path, header: Predictions, overwrite: bool = False) -> Jo
         import tempfile
 
         return Journal(out, tempfile.TemporaryFile(buffering=0), header, named=False)
-    path = journal_path(out)
-    if path.exists():
-        with _locked(path) as stream:
-            count = sum(line.endswith(b"\n") for line in stream) - 1
+    with locked(journal_path(out)) as (path, stream):
+        count = sum(b'"case":' in line and line.endswith(b"\n") for line in stream)  # also of another version
         if count > 0 and not overwrite:
             raise PredictionsError(
                 f"{path}: holds {count} case(s) of a run that was not finished.",
                 "Continue with --resume, or replace them with --overwrite.",
                 code="run_unfinished",
             )
-    return _replaced(path, header, [])
+        return replaced(path, header, [])
 
 
-def resume_journal(
-    out: Path,
-    header: Predictions,
-    files: Sequence[ScanFile],
-    states: Mapping[str, State | None],
-    retry: bool,
-    tally: Tally | None = None,
-) -> tuple[Journal, set[str]]:
-    """Go on with a run that was cut off, or add to a results file.
-
-    A case is kept if its scan has the same name and path as then, and the size and the time of its last change that it
-    had; in a results file without a journal: if it was not changed after that file was written.  Cases of scans that
-    are not named any more are kept too.
-
-    Args:
-        out: the results file.
-        header: what the run is.
-        files: the scans.
-        states: id of a scan to its state now.
-        retry: whether failed cases are computed again.
-        tally: counts the cases of ``files`` that are kept.
-
-    Returns:
-        The journal, and the ids of ``files`` whose cases it holds.
-
-    Raises:
-        PredictionsError: if what is there is of another task, model or engine, damaged, or used by another process.
-    """
-    path = journal_path(out)
-    if out.exists() and not out.is_file():
-        raise PredictionsError(f"{out}: is not a file, so that no run can go on there.", "Leave --resume out.")
-    ids = {file.id: file.shown for file in files}
-    paths = set(ids.values())
-    kept: set[str] = set()
-
-    def same(case: CaseResult, state: State | None) -> bool:
-        if case.path not in paths:
-            if case.id in ids:
-                raise PredictionsError(
-                    f"{out}: case '{case.id}' is there already, of another scan: {case.path}.",
-                    "Name that scan too, or write to another file.",
-                    code="resume_mismatch",
-                )
-            return True
-        unchanged = ids.get(case.id) == case.path and state is not None and state == states.get(case.id)
-        return unchanged and not (retry and case.status == "failed")
-
-    def wanted(entries: Iterable[tuple[CaseResult, State | None]]) -> Iterator[tuple[CaseResult, State | None]]:
-        for case, state in entries:
-            if case.id not in kept and same(case, state):  # else it was added twice, or is computed again
-                kept.add(case.id)
-                if tally is not None and case.id in ids:
-                    tally.add(case, before=True)
-                yield case, state
-
-    if path.exists():
-        with _locked(path) as stream:
-            _same_run(path, header, _first_line(stream, path))
-            journal = _replaced(path, header, wanted(_entries(stream, path)))
-    else:
-        journal = _replaced(path, header, wanted(_results(out, header, states) if out.exists() else []))
-    return journal, kept & ids.keys()
+def facts(header: Predictions) -> dict[str, Any]:
+    """What the first line says of the run."""
+    return {"task": header.task, "model": header.model, "engine": header.engine, "run": header.run}
 
 
-def _results(out: Path, header: Predictions, states: Mapping[str, State | None]) -> Iterator[tuple[CaseResult, Any]]:
-    """The cases of a results file; the state of a scan that was not changed since is the one it has now."""
-    content = read_predictions(out)
-    _same_run(out, header, _facts(content))
-    written = out.stat().st_mtime_ns
-    for case in content.cases:
-        now = states.get(case.id)
-        yield case, now if now is not None and now[1] <= written else None
-
-
-def _facts(header: Predictions) -> dict[str, Any]:
-    return {"task": header.task, "model": header.model, "engine": header.engine}
-
-
-def _same_run(path: Path, header: Predictions, there: Mapping[str, Any]) -> None:
-    """Refuse to go on with what another model or engine gave."""
-
-    def facts(head: Mapping[str, Any]) -> dict[str, Any]:
-        digest = str(head["model"].get("sha256"))
-        engine = {f"engine's {key}": head["engine"].get(key) for key in SAME_ENGINE}
-        return {"task": head["task"], "model": f"{head['model'].get('name')} ({digest[:12]})", "": digest, **engine}
-
-    then, now = facts(there), facts(_facts(header))
-    for key in then:
-        if then[key] != now[key]:
-            what = key or "model"
-            raise PredictionsError(
-                f"{path}: holds results of another run: its {what} is {then[what]}, and now it would be {now[what]}.",
-                "Write to another file, or run as then.",
-                code="resume_mismatch",
-            )
-
-
-def _replaced(path: Path, header: Predictions, entries: Iterable[tuple[CaseResult, State | None]]) -> Journal:
-    """A journal with these entries in place of the one that is there; either of them is whole at any moment."""
+def replaced(path: Path, header: Predictions, cases: Iterable[CaseResult]) -> Journal:
+    """A journal with these cases in place of the one that is there; either of them is whole at any moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         stream = temporary.open("w+b", buffering=0)
         try:
             _lock(stream, path)
             journal = Journal(path, stream, header)
-            for case, state in entries:
-                journal.add([case], {case.id: state})
+            for case in cases:
+                journal.add([case])
             journal.sync()
             os.replace(temporary, path)
         except BaseException:
@@ -298,18 +197,39 @@ def _replaced(path: Path, header: Predictions, entries: Iterable[tuple[CaseResul
     return journal
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """A journal that is there, if no other process has it."""
-    try:
-        stream = path.open("r+b")
-    except OSError as problem:
-        raise write_error(path, problem, PredictionsError) from None
-    try:
-        _lock(stream, path)
-        return stream
-    except BaseException:
-        stream.close()
-        raise
+@contextmanager
+def locked(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """The journal that is there, made if there is none, and no other process has or gets meanwhile.
+
+    An empty one that was made here is removed if nothing comes of it.
+    """
+    while True:
+        try:
+            stream = path.open("a+b")
+        except OSError as problem:
+            raise write_error(path, problem, PredictionsError) from None
+        try:
+            _lock(stream, path)
+            own = os.fstat(stream.fileno())
+            try:
+                current = os.path.samestat(own, os.stat(path))
+            except FileNotFoundError:
+                current = False
+            if current:
+                break
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()  # its run ended, or replaced it, between opening and locking
+    with stream:
+        stream.seek(0)
+        try:
+            yield path, stream
+        except BaseException:
+            if own.st_size == 0:
+                with suppress(OSError):
+                    path.unlink()
+            raise
 
 
 def _lock(stream: IO[bytes], path: Path) -> None:
@@ -327,10 +247,19 @@ def _lock(stream: IO[bytes], path: Path) -> None:
         return
 
 
-def _first_line(stream: IO[bytes], path: Path) -> dict[str, Any]:
+def _line(kind: bytes, value: bytes) -> bytes:
+    rest = b'"%s":%s}' % (kind, value)
+    return b'{"crc":"%08x",%s\n' % (zlib.crc32(rest), rest)
+
+
+def first_line(stream: IO[bytes], path: Path) -> dict[str, Any] | None:
+    """What the run is; None of an empty journal."""
+    line = stream.readline()
+    if not line:
+        return None
     try:
-        head = json.loads(stream.readline())
-        if head["journal"] == FORMAT and all(isinstance(head[key], dict) for key in ("model", "engine")):
+        head = json.loads(line)
+        if head["journal"] == FORMAT and all(isinstance(head[key], dict) for key in ("model", "engine", "run")):
             return {"task": head["task"], **head}
     except (ValueError, KeyError, TypeError):
         pass
@@ -338,16 +267,17 @@ def _first_line(stream: IO[bytes], path: Path) -> dict[str, Any]:
     raise PredictionsError(message, "Start again with --overwrite.")
 
 
-def _entries(stream: IO[bytes], path: Path) -> Iterator[tuple[CaseResult, State | None]]:
-    """What the further lines hold; those that are damaged are dropped, with a warning."""
+def entries(stream: IO[bytes], path: Path, quiet: bool = False) -> Iterator[tuple[str, Any]]:
+    """What further lines hold: their kind, and a case or an id; damaged ones are dropped, with a warning."""
     for number, line in enumerate(stream, 2):
         try:
             content = json.loads(line)
-            if not line.endswith(b"}\n") or int(content["crc"], 16) != zlib.crc32(line[line.index(b'"scan":') : -1]):
+            if not line.endswith(b"}\n") or int(content["crc"], 16) != zlib.crc32(line[line.index(b",") + 1 : -1]):
                 raise ValueError("checksum")
-            case, state = read_case(content["case"]), content["scan"]
-            entry = case, None if state is None else (int(state[0]), int(state[1]), int(state[2]))
-        except (ValueError, KeyError, TypeError, IndexError, PredictionsError):
-            logging.getLogger(__name__).warning("%s: line %d is damaged; its scan is computed anew.", path, number)
+            (kind,) = content.keys() - {"crc"}
+            value = read_case(content[kind]) if kind == "case" else content[kind]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, PredictionsError):
+            if not quiet:
+                logging.getLogger(__name__).warning("%s: line %d is damaged; its scan is computed anew.", path, number)
             continue
-        yield entry
+        yield kind, value

@@ -29,7 +29,10 @@ SCHEMA_VERSION = "1"
 #: The report's JSON Schema.
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 #: Packages whose versions may change results.
-PACKAGES = ("numpy", "onnxruntime", "SimpleITK", "isal", "tensorrt-cu13", "tensorrt-rtx-cu13", "nvidia-dali-cuda130")
+PACKAGES = (
+    "numpy", "onnxruntime", "openvino", "SimpleITK", "pydicom", "isal", "tensorrt-cu13", "tensorrt-rtx-cu13",
+    "nvidia-dali-cuda130",
+)  # fmt: skip
 
 
 @dataclass

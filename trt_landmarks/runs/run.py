@@ -16,12 +16,14 @@ from typing import Any
 from trt_landmarks.errors import PipelineError, TrtlmError
 from trt_landmarks.results.case import CaseResult
 from trt_landmarks.results.predictions import Predictions
-from trt_landmarks.runs.batch import Look, Progress, infer
+from trt_landmarks.runs.alone import Opener, infer_alone
+from trt_landmarks.runs.batch import Look, Progress, case_input, infer
 from trt_landmarks.runs.isolation import Isolation
-from trt_landmarks.runs.journal import resume_journal, scan_state, start_journal
+from trt_landmarks.runs.journal import start_journal
 from trt_landmarks.runs.log import RunLog
 from trt_landmarks.runs.memory import MemoryBudget
 from trt_landmarks.runs.report import Tally, run_report, write_report
+from trt_landmarks.runs.resume import resume_journal
 from trt_landmarks.runs.workers import AnyLocalizer
 from trt_landmarks.scan import ScanFile
 
@@ -103,10 +105,11 @@ class Run:
 
     Attributes:
         todo: the files that are not done.
+        suspects: ids of those of them that an earlier run had begun when it died.
 
     Raises:
         PredictionsError: see :func:`~trt_landmarks.runs.journal.start_journal` and
-            :func:`~trt_landmarks.runs.journal.resume_journal`.
+            :func:`~trt_landmarks.runs.resume.resume_journal`.
     """
 
     def __init__(
@@ -119,12 +122,12 @@ class Run:
     ) -> None:
         self._files, self._header, self._out, self._unfinished = files, header, out, unfinished
         self._results = results
-        self._states = {file.id: scan_state(file.path) for file in files}  # before any of them is read
         self._tally = Tally(len(files))
         self._done: set[str] = set()  # ids of the scans whose cases are counted
+        self.suspects: set[str] = set()
         if unfinished.resume:
-            self._journal, self._done = resume_journal(
-                out, header, files, self._states, unfinished.retry_failed, self._tally
+            self._journal, self._done, self.suspects = resume_journal(
+                out, header, files, case_input, unfinished.retry_failed, self._tally
             )
         else:
             self._journal = start_journal(out, header, unfinished.overwrite)
@@ -145,6 +148,7 @@ class Run:
         finish: Callable[[Sequence[CaseResult]], None] | None = None,
         problems: Sequence[str] = (),
         isolation: Isolation | None = None,
+        opener: Opener | None = None,
     ) -> Outcome:
         """Do what is left, and write results and report, whatever ends it.
 
@@ -163,6 +167,7 @@ class Run:
             finish: called with the cases of ``files``, all in memory, when the results file is written.
             problems: what went wrong besides the cases; it may grow while the run goes on.
             isolation: see :func:`trt_landmarks.runs.batch.infer`.
+            opener: opens the same workers in another process, where suspects are computed; None to compute them here.
 
         Raises:
             TrtlmError: if results or report cannot be written, or if no case of the run can be computed.
@@ -179,9 +184,17 @@ class Run:
         status, problem, raised = "finished", None, None
         try:
             with _terminable():
+                todo = self.todo
+                if opener is not None and self.suspects:
+                    suspects = [file for file in todo if file.id in self.suspects]
+                    todo = [file for file in todo if file.id not in self.suspects]
+                    for number, case in enumerate(infer_alone(suspects, opener, limits.timeout, self._journal.begin)):
+                        self._keep([case])
+                        advance(case, number + 1, len(self.todo))
                 infer(
-                    self.todo, localizers, self._keep, batch=batch, readers=readers, progress=advance, look=look,
+                    todo, localizers, self._keep, batch=batch, readers=readers, progress=advance, look=look,
                     timeout=limits.timeout, memory=limits.memory, isolation=isolation,
+                    begin=self._journal.begin,
                 )  # fmt: skip
         except KeyboardInterrupt:
             status = "interrupted"
@@ -211,7 +224,7 @@ class Run:
 
     def _keep(self, cases: Sequence[CaseResult]) -> None:
         """Put cases into the journal and count them; what comes again after an interruption counts once."""
-        self._journal.add(cases, self._states)
+        self._journal.add(cases)
         for case in cases:
             if case.id not in self._done:
                 self._done.add(case.id)
