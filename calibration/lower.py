@@ -19,7 +19,7 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import Inputs, compare, random_inputs, real_inputs
 from trt_landmarks.localization.localizer import Localizer
-from trt_landmarks.task.graphs import COARSE
+from trt_landmarks.task.graphs import COARSE, graph_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -82,7 +82,7 @@ def lower(
             "Take --exclude and --sensitivity away, or build with --precision int8.",
         )
     excluded = _by_graph(recipe.exclude, bundle)
-    reference = OnnxRuntimeEngine(bundle.graphs)
+    reference = OnnxRuntimeEngine(bundle.cpu_graphs)  # what `infer` runs in FP32
     held_out = read_scans(scans.held_out) if scans else []
     truth = scans.truth(bundle.task.landmarks) if scans else None
     if scans is None:
@@ -99,7 +99,7 @@ def lower(
     facts: dict[str, Any] = {"lowering": {}} | ({"sensitivity": {}} if kept else {})
     for graph, source in bundle.graphs.items():
         say(f"converting {graph} to {recipe.precision.upper()}")
-        files[graph] = folder / f"{graph}.onnx"
+        files[graph] = folder / graph_file(graph)
         if recipe.precision == "fp16":
             facts["lowering"][graph] = to_fp16(source, inputs[graph], files[graph])
             continue

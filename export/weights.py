@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.torch import TorchEngine
-from trt_landmarks.errors import BundleError
-from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, compare, random_inputs, real_inputs
+from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, parity, random_inputs, real_inputs
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded, normalized
 from trt_landmarks.nets.model import build_nets
@@ -53,15 +52,12 @@ def nets_from_bundle(bundle: Bundle, scans: Sequence[Scan] = ()) -> dict[str, nn
     localizer = Localizer(bundle.task, bundle.mean_shape, engine)
     inputs = real_inputs(localizer, scans) if scans else random_inputs(bundle.task, 2)
     allowed = TOLERANCE_VOXEL if scans else FP32_TOLERANCE_VOXEL
-    report = compare(TorchEngine(nets), engine, bundle.task, inputs, batches=(1,))
-    for graph, figures in report.items():
-        apart = max(figures["max_voxel"], figures["max_key_slice_mm"])
-        if not apart <= allowed:
-            raise BundleError(
-                f"{bundle.graphs[graph]}: its weights do not make the net that the graph is: results differ by "
-                f"{apart:.2g} voxel (allowed: {allowed:g}).",
-                _REMEDY,
-            )
+    try:
+        parity(nets, bundle.graphs, bundle.task, inputs, batches=(1,), allowed=allowed)
+    except EngineError as error:
+        raise BundleError(
+            f"{bundle.root}: its weights do not make the nets that its graphs are: {error.message}", _REMEDY
+        ) from None
     return nets
 
 

@@ -313,7 +313,7 @@ def _gate(
 
     assert request.scans is not None
     held_out = read_scans(request.scans.held_out)
-    expected = localize_all(bundle, OnnxRuntimeEngine(bundle.graphs), held_out)
+    expected = localize_all(bundle, OnnxRuntimeEngine(bundle.cpu_graphs), held_out)  # what `infer` runs in FP32
     figures = deviation(
         bundle, expected, [measured.localize(scan) for scan in held_out], request.scans.truth(bundle.task.landmarks)
     )

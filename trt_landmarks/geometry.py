@@ -18,6 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+#: See :func:`steadiness`: errors of 5 % of a shape's size must not turn it by more than 8 degrees.
+STEADY = (0.05 / np.radians(8)) ** 2
+#: Points of a scan may be this much less steady than the mean shape: whether a task's frame is the anatomy's is decided
+#: by the mean shape, for all scans alike, and only points that are of no use at all are an exception.
+LENIENCE = 0.25
+
 #: LPS world axes by their anatomical name: index into ``(x, y, z)``.
 AXES: dict[str, int] = {"left-right": 0, "anterior-posterior": 1, "superior-inferior": 2}
 
@@ -135,10 +141,46 @@ def rigid_rotation(source: ArrayLike, target: ArrayLike, weights: ArrayLike | No
     Least squares over rotations about the centroids (Kabsch 1976), points weighted by ``weights`` ``[N]`` if there are
     any.  Columns of R are the source frame's axes as seen in the target frame.
     """
+    return _fit(source, target, weights)[0]
+
+
+def steadiness(source: ArrayLike, target: ArrayLike | None = None) -> float:
+    """How well points determine the rotation from ``source`` to ``target`` (both ``[N, 3]``, mm; None: to itself).
+
+    The singular values d1, d2, d3 of the matrix that :func:`rigid_rotation` takes its rotation from say how far it
+    resists: turning about the longest direction, the easiest, costs d2 + d3 (d2 - d3 for a mirrored target).  Errors of
+    a share e of the shape's size turn it by about e / sqrt(steadiness), in radians.
+
+    Returns:
+        N (d2 + d3) / d1: 0 for points on a line, in one place, or fewer than three.
+    """
+    count = len(np.asarray(source))
+    if count < 3:
+        return 0.0
+    _, (first, second, third) = _fit(source, source if target is None else target)
+    return float(count * (second + third) / first) if first > 0 else 0.0
+
+
+def anatomy_axes(shape: ArrayLike, points: ArrayLike) -> Floats:
+    """Axes of the anatomy (3x3, columns) in a scan: the mean ``shape``'s, turned to the ``points`` (both ``[N, 3]``).
+
+    They are the world's if the points do not determine a rotation: nearly in a line, or in one place.  Rows with NaN in
+    either are left out.
+    """
+    shape, points = np.asarray(shape, dtype=np.float64), np.asarray(points, dtype=np.float64)
+    known = ~np.isnan(shape + points).any(axis=1)
+    shape, points = shape[known], points[known]
+    if steadiness(shape) < STEADY or steadiness(shape, points) < LENIENCE * STEADY:
+        return np.eye(3)
+    return rigid_rotation(shape, points)
+
+
+def _fit(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    """The rotation, and the singular values it comes from; the last is negative for a mirrored target."""
     s = np.asarray(source, dtype=np.float64)
     t = np.asarray(target, dtype=np.float64)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, dtype=np.float64)
     share = (w / w.sum())[:, None]
-    u, _, vt = np.linalg.svd((share * (t - (share * t).sum(0))).T @ (s - (share * s).sum(0)))
-    sign = np.sign(np.linalg.det(u @ vt))
-    return u @ np.diag([1.0, 1.0, sign]) @ vt
+    u, values, vt = np.linalg.svd((share * (t - (share * t).sum(0))).T @ (s - (share * s).sum(0)))
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    return u @ np.diag(signs) @ vt, values * signs

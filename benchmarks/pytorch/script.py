@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
+from trt_landmarks.geometry import Floats, Grid, anatomy_axes, same_slice
 from trt_landmarks.nets.refine import IndependentRefiner, Millimetres
 from trt_landmarks.nets.unet import UNets, unstack
 from trt_landmarks.task.graphs import COARSE, INDEPENDENT, group_graph
@@ -88,9 +88,7 @@ class Script:
         clock("coarse_resample")
         points = centre + self._numpy(self.nets.coarse(self._tensor(volume)[None, None]))[0]
         clock("coarse")
-        axes = np.eye(3)
-        if self.task.fine.frame == "anatomy" and len(points) >= 3:
-            axes = rigid_rotation(self.mean_shape, points)
+        axes = anatomy_axes(self.mean_shape, points) if self.task.fine.frame == "anatomy" else np.eye(3)
         centres = points
         for group in self.task.groups:
             centres = same_slice(centres, self.task.members(group), group.axis_index, axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from tests.synthetic import HEAD, blobs, head_geometry
 from trt_landmarks.cli import app
 from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.data.proposal import propose_task
-from trt_landmarks.errors import DatasetError, LandmarkFileError, TaskError
+from trt_landmarks.errors import DatasetError, LandmarkFileError
+from trt_landmarks.geometry import Floats
 from trt_landmarks.scan import Scan, write_scan
 from trt_landmarks.task.task import Task, load_task
 
@@ -89,8 +91,6 @@ def test_nothing_to_go_by_is_an_error(few: Path) -> None:
     (few / "images" / "a.nii.gz").rename(few / "images" / "z.nii.gz")
     with pytest.raises(DatasetError, match="no scan of an annotated case"):
         propose_task(few / "landmarks", few / "images")
-    with pytest.raises(TaskError, match="name"):
-        propose_task(few / "landmarks", name="two words")
 
 
 def test_the_command_writes_a_task_file_and_keeps_one_that_exists(few: Path) -> None:
@@ -102,3 +102,54 @@ def test_the_command_writes_a_task_file_and_keeps_one_that_exists(few: Path) -> 
     assert out.read_text().startswith("# Proposed by trtlm init")
     again = CliRunner().invoke(app, arguments)
     assert isinstance(again.exception, TaskError) and "exists already" in str(again.exception)
+
+
+def write_cases(folder: Path, names: list[str], shape: Floats, cases: int = 4, noise: float = 0.01) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for case in range(cases):
+        points = shape + rng.normal(size=shape.shape) * noise
+        write_mrk_json(folder / f"c{case}.mrk.json", dict(zip(names, points, strict=True)))
+    return folder
+
+
+def test_parallel_planes_and_names_of_any_kind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    names = [f"{'Zähne' if n < 8 else 'front edge'} {n}" for n in range(16)]
+    shape = rng.uniform(-40, 40, (16, 3))
+    shape[:8, 0], shape[8:, 0] = -30, 30
+    proposal = propose_task(write_cases(tmp_path / "sides", names, shape), name="my täsk")
+    assert proposal.task.name == "my-task"
+    assert [group.name for group in proposal.task.groups] == ["midsagittal", "midsagittal-2"]
+    assert {group.landmarks for group in proposal.task.groups} == {tuple(names[:8]), tuple(names[8:])}
+    fronts = shape[:, [1, 0, 2]]
+    task = propose_task(write_cases(tmp_path / "fronts", names, fronts)).task
+    assert {group.name for group in task.groups} == {"coronal-Zahne-0", "coronal-front-edge-8"}
+
+
+@pytest.mark.parametrize("shape", [np.zeros((1, 3)), np.zeros((4, 3)), np.outer(np.arange(5), [10, 1, 2])])
+def test_landmarks_without_extent_or_in_a_line(tmp_path: Path, shape: Floats) -> None:
+    names = [f"p{n}" for n in range(len(shape))]
+    for noise in (0.0, 0.3):
+        folder = write_cases(tmp_path / f"cases-{noise}", names, shape, noise=noise)
+        task = propose_task(folder).task
+        assert task.fine.frame == "scan" or noise > 0  # coincident points with noise have a shape of noise
+    if np.ptp(shape) > 0:
+        assert task.fine.frame == "scan"
+
+
+def test_many_landmarks_take_seconds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    shape = rng.normal(size=(600, 3)) * 50
+    shape[:200, 2] = 5
+    started = time.process_time()
+    task = propose_task(write_cases(tmp_path / "many", [f"n{k}" for k in range(600)], shape, cases=2)).task
+    assert time.process_time() - started < 60
+    assert {f"n{k}" for k in range(200)} <= set(task.groups[0].landmarks)
+
+
+def test_a_landmark_that_occurs_only_beside_one_other(tmp_path: Path) -> None:
+    folder = write_cases(tmp_path / "cases", ["a", "b", "c", "d"], HEAD[:4])
+    write_mrk_json(folder / "z.mrk.json", {"a": HEAD[0], "rare": HEAD[4]})
+    (folder / "empty.csv").write_text("name,x,y,z\n")
+    assert propose_task(folder).task.landmarks == ("a", "b", "c", "d", "rare")

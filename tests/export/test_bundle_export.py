@@ -13,7 +13,7 @@ from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
-from trt_landmarks.export import bundle as export_module
+from trt_landmarks.export import parity as parity_module
 from trt_landmarks.export.bundle import export_bundle, renew_bundle
 from trt_landmarks.export.parity import compare, random_inputs
 from trt_landmarks.localization.localizer import Localizer
@@ -112,7 +112,7 @@ def test_parity_on_real_scans(tiny_checkpoint: Checkpoint, mouse_scans: list[Pat
 def test_a_graph_that_differs_is_not_written(
     tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "FP32_TOLERANCE_VOXEL", -1.0)
+    monkeypatch.setattr(parity_module, "HEATMAP_TOLERANCE", -1.0)
     with pytest.raises(EngineError, match="differs from PyTorch"):
         export_bundle(tiny_checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.synthetic import rotation, small_task
-from trt_landmarks.geometry import Geometry, Grid, rigid_rotation
+from trt_landmarks.geometry import STEADY, Geometry, Grid, anatomy_axes, steadiness
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.whole_scan import scan_inputs
 from trt_landmarks.nets.whole_scan import CoarseView, Landmarks, PatchViews, Pose
@@ -69,10 +69,27 @@ def test_a_pose_without_singular_values(seed: int) -> None:
     shape = rng.normal(size=(int(rng.integers(4, 40)), 3)) * rng.uniform(2, 40, 3)
     turned = shape @ rotation(*rng.uniform(-180, 180, 3)).T
     points = turned + rng.normal(size=shape.shape) * 0.3 + rng.uniform(-99, 99, 3)
+    assume(steadiness(shape) > STEADY)  # else no pose is asked for
     found = Pose(shape)(torch.tensor(points[None], dtype=torch.float32))[0].numpy()
-    np.testing.assert_allclose(found, rigid_rotation(shape, points), atol=1e-4)
+    np.testing.assert_allclose(found, anatomy_axes(shape, points), atol=1e-4)
     np.testing.assert_allclose(found @ found.T, np.eye(3), atol=1e-5)
     assert np.linalg.det(found) > 0
+
+
+@pytest.mark.parametrize("kind", ["line", "nearly a line", "one place", "mirrored"])
+def test_points_that_determine_no_rotation_leave_the_world_s_axes(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    shape = rng.normal(size=(6, 3)) * [30, 20, 1e-6]
+    turned = shape @ rotation(20, 30, 40).T
+    points = {
+        "line": np.outer(shape[:, 0], [1, 0, 0]),
+        "nearly a line": turned[:, :1] * [1, 2, 3] + rng.normal(size=shape.shape) * 1e-3,
+        "one place": np.ones((6, 3)),
+        "mirrored": rng.normal(size=(6, 1)) * [0, 0, 1.0],
+    }[kind]
+    np.testing.assert_array_equal(anatomy_axes(shape, points), np.eye(3))
+    found = Pose(shape)(torch.tensor(points[None], dtype=torch.float32))[0].numpy()
+    np.testing.assert_array_equal(found, np.eye(3))
 
 
 @pytest.mark.parametrize("frame", ["scan", "anatomy"])

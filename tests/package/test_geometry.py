@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.synthetic import directions, geometries, rotation, triples
-from trt_landmarks.geometry import Floats, Geometry, Grid, rigid_rotation, same_slice, transform
+from trt_landmarks.geometry import Floats, Geometry, Grid, anatomy_axes, rigid_rotation, same_slice, transform
 
 SIDEWAYS = np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0.0]])  # i along +y, j along -z, k along -x
 
@@ -134,6 +134,30 @@ def test_it_is_a_rotation_even_for_mirrored_shapes(turn: Floats, seed: int) -> N
 
     for other in [rotation(*rng.uniform(-180, 180, 3)) for _ in range(20)] + [found @ rotation(1, 1, 1)]:
         assert misfit(found) <= misfit(other) + 1e-6
+
+
+def test_a_frame_is_the_anatomy_s_only_where_it_is_determined() -> None:
+    rng = np.random.default_rng(2)
+    turn = rotation(20, -35, 70)
+    flat = rng.normal(size=(8, 3)) * [20, 12, 0]
+    np.testing.assert_allclose(anatomy_axes(flat, flat @ turn.T + 5), turn, atol=1e-9)
+    partly = np.where(np.arange(8)[:, None] < 5, flat @ turn.T, np.nan)
+    np.testing.assert_allclose(anatomy_axes(flat, partly), turn, atol=1e-9)
+    for line in (flat * [1, 0, 0], flat * [1, 0, 0] + rng.normal(size=(8, 3)) * 0.3, np.ones((8, 3)), flat[:2]):
+        np.testing.assert_array_equal(anatomy_axes(line, line @ turn.T), np.eye(3))
+    np.testing.assert_array_equal(anatomy_axes(flat, np.ones((8, 3))), np.eye(3))
+
+
+@given(st.integers(0, 2**31), st.integers(3, 40))
+@settings(max_examples=100)
+def test_small_errors_turn_the_anatomy_s_frame_little(seed: int, count: int) -> None:
+    """Whatever the shape, the frame that is taken turns by few degrees for the errors that a coarse net makes."""
+    rng = np.random.default_rng(seed)
+    shape = rng.normal(size=(count, 3)) * rng.uniform(0.1, 40, 3)
+    size = np.sqrt(((shape - shape.mean(0)) ** 2).sum(1).mean())
+    turned = [anatomy_axes(shape, shape + rng.normal(size=shape.shape) * 0.02 * size) for _ in range(20)]
+    degrees = np.degrees(np.arccos(np.clip([(np.trace(axes) - 1) / 2 for axes in turned], -1, 1)))
+    assert np.median(degrees) < 8
 
 
 def test_a_flat_shape_still_gives_a_rotation() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.synthetic import small_task
 from trt_landmarks.errors import TaskError
-from trt_landmarks.task.graphs import LARGEST_SCAN, profiles
+from trt_landmarks.task.graphs import LARGEST_SCAN, graph_file, group_graph, profiles
 
 
 def test_batches_of_the_task() -> None:
@@ -24,6 +26,12 @@ def test_scans_of_any_size() -> None:
         assert usual[2:] == (30, 46, 32)  # the field of view at the patches' spacing, z y x
         assert largest[2:] == (LARGEST_SCAN,) * 3
         assert ("coarse/points" in inputs) == (graph == "scan-fine")
+
+
+def test_files_of_graphs_do_not_collide() -> None:
+    names = ["mid", "mid.cpu", "mid.cpu.onnx", "mid.onnx", "mid-cpu", "mid_cpu"]
+    plain = [graph_file(group_graph(name)) for name in names]
+    assert len({*plain, *(str(Path(file).with_suffix(".cpu.onnx")) for file in plain)}) == 2 * len(names)
 
 
 def test_batches_must_be_in_order() -> None:

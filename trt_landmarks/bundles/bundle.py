@@ -282,6 +282,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     inside = [Path(file) for file in (*kinds[2], *kinds[3], *packed)]
     if any(file.is_absolute() or ".." in file.parts for file in inside):
         raise BundleError(f"{path}: names files outside the bundle.", "Do not use this bundle.")
+    if len(set(kinds[2])) < len(kinds[2]):
+        raise BundleError(f"{path}: two graphs have the same file.", "Export the bundle again.", code="graphs_collide")
     stored = [packed[file][0] if file in packed else file for file in kinds[2]]
     if any(file not in kinds[3] for file in (*stored, *(file for file, _ in packed.values()))):
         raise BundleError(f"{path}: gives no SHA-256 for one of its graphs.", "Export the bundle again.")

@@ -28,6 +28,7 @@ import numpy as np
 from trt_landmarks.errors import LandmarkFileError
 from trt_landmarks.files import parse_json, read_text, write_text
 from trt_landmarks.geometry import Floats
+from trt_landmarks.task.task import normal_name
 
 #: Known endings, in the order in which they are preferred.
 SUFFIXES = (".mrk.json", ".fcsv", ".csv")
@@ -68,6 +69,7 @@ def read_landmarks(path: str | Path) -> dict[str, Floats]:
         if path.name.lower().endswith(suffix):
             points: dict[str, Floats] = {}
             for where, name, point in reader(path, read_text(path, LandmarkFileError, "landmark file")):
+                name = normal_name(name)
                 if not name:
                     raise LandmarkFileError(f"{where}: a point has no name.", "Give it the landmark's name.")
                 if name in points:
@@ -232,7 +234,7 @@ def _read_mrk_json(path: Path, text: str) -> _Rows:
             where = f"{path}: point {number}"
             if not isinstance(position, list) or len(position) != 3 or not all(map(_is_number, position)):
                 raise LandmarkFileError(f"{where}: position is not three numbers.")
-            yield where, str(point.get("label", "")).strip(), np.array(position, dtype=np.float64) * to_lps
+            yield where, str(point.get("label", "")), np.array(position, dtype=np.float64) * to_lps
 
 
 def _control_points(path: Path, markup: dict[str, Any]) -> list[dict[str, Any]]:
@@ -260,7 +262,7 @@ def _read_fcsv(path: Path, text: str) -> _Rows:
             raise LandmarkFileError(f"{where}: has {len(row)} columns where '# columns' names {len(columns)}.")
         status = row[len(columns)].strip() if len(row) > len(columns) else _FCSV_DEFINED
         if status == _FCSV_DEFINED:
-            yield where, row[label].strip(), _numbers(where, [row[x], row[y], row[z]]) * to_lps
+            yield where, row[label], _numbers(where, [row[x], row[y], row[z]]) * to_lps
 
 
 def _read_csv(path: Path, text: str) -> _Rows:
@@ -285,7 +287,7 @@ def _read_csv(path: Path, text: str) -> _Rows:
         if len(row) != len(columns):
             raise LandmarkFileError(f"{where}: has {len(row)} columns where the header row has {len(columns)}.")
         if defined is None or row[defined].strip().lower() not in ("0", "false"):
-            yield where, row[name].strip(), _numbers(where, [row[p] for p in places]) * to_lps
+            yield where, row[name], _numbers(where, [row[p] for p in places]) * to_lps
 
 
 def _csv_coordinates(columns: list[str]) -> tuple[list[int], str | None] | None:

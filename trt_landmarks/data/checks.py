@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trt_landmarks.data.shapes import average_shape
 from trt_landmarks.errors import DatasetError
-from trt_landmarks.geometry import Floats, Geometry, rigid_rotation, same_slice
+from trt_landmarks.geometry import Floats, Geometry, anatomy_axes, rigid_rotation, same_slice
 from trt_landmarks.task.task import Task
 
 #: Samples of a coarse grid or of one patch, at most: more would not fit in the memory of a training.
@@ -162,11 +162,9 @@ def _check_groups(task: Task, cases: Sequence[CheckedCase], mean: Floats) -> Non
         half = task.fine.extent_mm[group.axis_index] / 2
         spreads = []
         for case in cases:
-            known = case.annotated & ~np.isnan(mean).any(axis=1)
             if not case.annotated[members].all():
                 continue
-            turned = task.fine.frame == "anatomy" and known.sum() >= 3
-            axes = rigid_rotation(mean[known], case.points[known]) if turned else np.eye(3)
+            axes = anatomy_axes(mean, case.points) if task.fine.frame == "anatomy" else np.eye(3)
             moved = same_slice(case.points, members, group.axis_index, axes) - case.points
             spreads.append(float(np.abs(moved[members] @ axes[:, group.axis_index]).max()))
         if spreads and np.median(spreads) > half:

@@ -5,6 +5,8 @@ It is a proposal: every figure in it follows from a rule stated here, and the fi
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ import numpy as np
 from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, select
 from trt_landmarks.data.shapes import MirrorPairs, PlaneSet, average_shape, coplanar_sets, mirror_pairs
 from trt_landmarks.errors import DatasetError
-from trt_landmarks.geometry import AXES, Floats, Geometry
+from trt_landmarks.geometry import AXES, STEADY, Floats, Geometry, steadiness
 from trt_landmarks.scan import find_scans, read_scan
-from trt_landmarks.task.task import Task, parse_task
+from trt_landmarks.task.task import LONGEST_NAME, Task, parse_task
 
 #: Scans that are looked at, at most, spread over the folder.
 SCANS = 8
@@ -28,6 +30,8 @@ PATCH = 32
 COARSE_ERROR = 0.8
 #: Without scans: the field of view as a multiple of the landmarks' extent.
 VIEW = 1.6
+#: ... and where the landmarks have none, mm.
+UNKNOWN_VIEW_MM = 100.0
 #: What the midsagittal plane and the others are called.
 PLANES = {"left-right": "midsagittal", "anterior-posterior": "coronal", "superior-inferior": "axial"}
 
@@ -52,27 +56,27 @@ def propose_task(landmarks: Path, scans: Path | None = None, name: str = "landma
     Args:
         landmarks: folder of landmark files, one per case.
         scans: folder of the scans of the same names, for spacing and extent; None guesses from the landmarks.
-        name: the task's name.
+        name: the task's name; what cannot be in one becomes ``-``.
 
     Raises:
         DatasetError: if there is nothing to go by: no file, no landmark, or scans of other cases only.
         LandmarkFileError: naming an annotation that cannot be read.
         ScanError: naming a scan that cannot be read.
-        TaskError: if ``name`` cannot be one.
     """
     files = find_landmark_files(landmarks)
     annotations = {case: read_landmarks(path) for case, path in files.items()}
     names = list(dict.fromkeys(mark for points in annotations.values() for mark in points))
     if not names:
         raise DatasetError(f"{landmarks}: has no landmark file with a point.", "Put <case>.mrk.json files there.")
+    files = {case: path for case, path in files.items() if annotations[case]}
     points = np.stack([select(annotations[case], names, path) for case, path in files.items()])
     remarks = _rare(names, points)
     pairs, planes = _geometry(points)
     content: dict[str, Any] = {
-        "name": name,
+        "name": as_name(name, "landmarks"),
         "description": f"{len(names)} landmarks",
         "landmarks": names,
-        "groups": [_group(plane, names) for plane in planes],
+        "groups": _groups(planes, names),
     }
     remarks += [_plane_remark(plane, names, len(points)) for plane in planes]
     if pairs is None:
@@ -104,13 +108,24 @@ def _axis(index: int) -> str:
     return next(name for name, value in AXES.items() if value == index)
 
 
-def _group(plane: PlaneSet, names: list[str]) -> dict[str, Any]:
-    axis = _axis(plane.axis)
-    return {
-        "name": f"{PLANES[axis]}-{names[plane.members[0]]}" if plane.axis else PLANES[axis],
-        "axis": axis,
-        "landmarks": [names[n] for n in plane.members],
-    }
+def as_name(text: str, otherwise: str) -> str:
+    """What is left of a text as a task's or a group's name: letters without accents, digits, ``-``, ``_`` and ``.``."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-_.")[: LONGEST_NAME - 10] or otherwise
+
+
+def _groups(planes: list[PlaneSet], names: list[str]) -> list[dict[str, Any]]:
+    """Groups named after their planes, those of one name numbered."""
+    groups: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for plane in planes:
+        axis = _axis(plane.axis)
+        first = as_name(names[plane.members[0]], "")
+        base = f"{PLANES[axis]}-{first}" if plane.axis and first else PLANES[axis]
+        name = next(n for n in (base, *(f"{base}-{k}" for k in range(2, len(planes) + 1))) if n not in taken)
+        taken.add(name)
+        groups.append({"name": name, "axis": axis, "landmarks": [names[n] for n in plane.members]})
+    return groups
 
 
 def _plane_remark(plane: PlaneSet, names: list[str], cases: int) -> str:
@@ -139,7 +154,9 @@ def _grids(points: Floats, by_case: dict[str, Floats], scans: Path | None) -> tu
     """The sections coarse, fine and sdr_radii_mm, and how they came about."""
     if scans is None:
         extent = np.nanmax(np.nanmax(points, axis=1) - np.nanmin(points, axis=1), axis=0)
-        view = VIEW * np.maximum(extent, 0.2 * extent.max())
+        if not extent.max() > 0:  # one landmark: what it says of the scans' size is how it lies in them
+            extent = np.nanmax(points, axis=(0, 1)) - np.nanmin(points, axis=(0, 1))
+        view = VIEW * np.maximum(extent, 0.2 * extent.max()) if extent.max() > 0 else np.full(3, UNKNOWN_VIEW_MM)
         spacing, why = 0.0, "coarse and fine grids are guessed from the landmarks' extent; name the scans: --scans."
     else:
         view, spacing, count = _seen(by_case, scans)
@@ -148,7 +165,9 @@ def _grids(points: Floats, by_case: dict[str, Floats], scans: Path | None) -> tu
     shape = np.maximum(8, 2 * np.round(view / cell / 2)).astype(int)
     spacing = max(spacing, 3 * COARSE_ERROR * cell / (PATCH / 2))
     patch = _rounded(spacing)
-    fine = {"shape": [PATCH] * 3, "spacing_mm": [patch] * 3, "frame": "anatomy"}
+    mean = average_shape(points)
+    frame = "anatomy" if steadiness(mean[~np.isnan(mean).any(axis=1)]) >= STEADY else "scan"
+    fine = {"shape": [PATCH] * 3, "spacing_mm": [patch] * 3, "frame": frame}
     return {
         "coarse": {"shape": shape.tolist(), "field_of_view_mm": [_rounded(n * cell, 3) for n in shape]},
         "fine": {**fine, "heatmap_sigma_mm": _rounded(2 * patch)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +16,8 @@ CLOSE = 0.02
 PARTNER = 0.12
 #: Random shapes that tell how many landmarks share a plane by chance.
 DRAWS = 20
+#: Triples of landmarks through which planes are laid, at most: all of 40 landmarks, some of more.
+MOST_TRIPLES = 10_000
 #: A key slice's normal may lean this much from the world's axis it belongs to, degrees.
 LEAN = 20.0
 
@@ -35,7 +38,10 @@ def average_shape(points: Floats, mirror: tuple[int, ...] | None = None, axis: i
                 centre, target = shape[known].mean(0), mean[known].mean(0)
                 aligned.append((shape - centre) @ rotation.T + target)
         if aligned:
-            mean = np.nanmean(np.stack(aligned), axis=0)
+            seen = np.stack(aligned)
+            count = (~np.isnan(seen)).sum(axis=0)
+            # A landmark may occur only in cases that cannot be aligned, of fewer than three.
+            mean = np.where(count > 0, np.nansum(seen, axis=0) / np.maximum(count, 1), mean)
         if mirror is not None and axis is not None:
             has_image = np.asarray(mirror) >= 0
             flip = np.ones(3)
@@ -181,9 +187,13 @@ def _by_chance(mean: Floats, axis: int, limit: float, pairs: MirrorPairs | None)
 
 def _largest_plane(mean: Floats, free: list[int], axis: int, limit: float) -> list[int]:
     """Those of the ``free`` landmarks that lie in the plane across ``axis`` which holds most of them."""
-    triples = np.array(list(combinations(free, 3)))
-    if len(triples) == 0:
+    if len(free) < 3:
         return []
+    if math.comb(len(free), 3) <= MOST_TRIPLES:
+        triples = np.array(list(combinations(free, 3)))
+    else:
+        drawn = np.random.default_rng(0).integers(len(free), size=(MOST_TRIPLES, 3))
+        triples = np.array(free)[drawn]  # of a landmark drawn twice comes no plane
     a, b, c = (mean[triples[:, n]] for n in range(3))
     normals = np.cross(b - a, c - a)
     length = np.linalg.norm(normals, axis=1)
@@ -215,7 +225,7 @@ def _distances(points: Floats, members: tuple[int, ...]) -> Floats:
         if known.sum() < 4:
             continue
         centre = shape[known].mean(0)
-        normal = np.linalg.svd(shape[known] - centre)[2][2]
+        normal = np.linalg.svd(shape[known] - centre, full_matrices=False)[2][2]
         every.append(np.abs((shape - centre) @ normal))
     if not every:
         return np.zeros(len(members))

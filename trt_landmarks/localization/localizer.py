@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_landmarks.engines.base import Arrays, Engine, finite
-from trt_landmarks.geometry import Floats, Grid, rigid_rotation, same_slice
+from trt_landmarks.geometry import Floats, Grid, anatomy_axes, same_slice
 from trt_landmarks.localization.confidence import ConfidenceModel
 from trt_landmarks.localization.result import Localization, SlicePlane
 from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor, view
@@ -110,9 +110,7 @@ class Localizer:
 
     def _pose(self, coarse: Floats) -> _Pose:
         """Axes and centres of the patches; each group's centres are reset to one slice."""
-        axes = np.eye(3)
-        if self.task.fine.frame == "anatomy" and len(coarse) >= 3:
-            axes = rigid_rotation(self.mean_shape, coarse)
+        axes = anatomy_axes(self.mean_shape, coarse) if self.task.fine.frame == "anatomy" else np.eye(3)
         centres = coarse
         for group in self.task.groups:
             centres = same_slice(centres, self.task.members(group), group.axis_index, axes)

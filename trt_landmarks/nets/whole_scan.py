@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as nn_functional
 from torch import Tensor, nn
 
-from trt_landmarks.geometry import Floats, Grid
+from trt_landmarks.geometry import LENIENCE, STEADY, Floats, Grid, steadiness
 from trt_landmarks.task.graphs import fine_graphs
 from trt_landmarks.task.task import Task
 
@@ -68,7 +68,7 @@ class PatchViews(nn.Module):
     def __init__(self, task: Task, mean_shape: Floats) -> None:
         super().__init__()
         self.view = View()
-        self.turned = task.fine.frame == "anatomy" and len(task.landmarks) >= 3
+        self.turned = task.fine.frame == "anatomy" and steadiness(mean_shape) >= STEADY
         self.pose = Pose(mean_shape)
         self.shape = task.fine.shape[::-1]
         self.groups = [(list(task.members(group)), group.axis_index) for group in task.groups]
@@ -94,11 +94,11 @@ class PatchViews(nn.Module):
 
 
 class Pose(nn.Module):
-    """Rotation ``[1, 3, 3]`` that best turns the mean shape into points ``[1, N, 3]``: as
-    :func:`trt_landmarks.geometry.rigid_rotation`, without a singular value decomposition, which graphs do not have.
+    """Axes ``[1, 3, 3]`` of the anatomy from the mean shape, which is steady, and points ``[1, N, 3]``: as
+    :func:`trt_landmarks.geometry.anatomy_axes`, without a singular value decomposition, which graphs do not have.
 
     The rotation's quaternion is the eigenvector of the largest eigenvalue of a 4x4 matrix (Horn 1987); it is what is
-    left of a matrix that is squared again and again.
+    left of a matrix that is squared again and again.  The two largest eigenvalues are d1 + d2 + d3 and d1 - d2 - d3.
     """
 
     shape: Tensor
@@ -118,13 +118,14 @@ class Pose(nn.Module):
         matrix = (covariance.reshape(1, 9) @ self.quaternion_matrix).reshape(1, 4, 4)
         # Made positive, so that the largest eigenvalue is the largest in magnitude too.
         size = matrix.square().sum(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
-        power = matrix / size + torch.eye(4, device=matrix.device)
-        for _ in range(SQUARINGS):
-            power = power @ power
-            power = power / power.abs().amax(dim=(1, 2), keepdim=True)
-        # All columns are now multiples of the quaternion q; q q^T has all that the rotation is made of.
-        products = power / power.diagonal(dim1=1, dim2=2).sum(dim=-1).reshape(1, 1, 1)
-        return (products.reshape(1, 16) @ self.rotation).reshape(1, 3, 3)
+        positive = matrix / size + torch.eye(4, device=matrix.device)
+        products, largest = _largest_eigenvector(positive)
+        # Without the largest eigenvalue, the second is the largest.
+        _, second = _largest_eigenvector(positive - largest.reshape(1, 1, 1) * products)
+        rotation = (products.reshape(1, 16) @ self.rotation).reshape(1, 3, 3)
+        # N (d2 + d3) / d1, of eigenvalues that have 1 added.
+        steady = self.shape.shape[1] * (largest - second) >= LENIENCE * STEADY * (largest + second - 2)
+        return torch.where(steady.reshape(1, 1, 1), rotation, torch.eye(3, device=matrix.device)[None])
 
 
 class Landmarks(nn.Module):
@@ -156,6 +157,22 @@ class Landmarks(nn.Module):
                 planes.append(middle.mean(dim=1) + key * axes[:, :, axis])
         together = torch.cat(points, dim=1)[:, self.order], torch.cat(confidences, dim=1)[:, self.order]
         return (*together, torch.stack(planes, dim=1)) if planes else together
+
+
+def _largest_eigenvector(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a positive ``[1, 4, 4]``: the products ``[1, 4, 4]`` of a unit eigenvector q, q q^T, and its eigenvalue.
+
+    If several eigenvalues are the largest, it is one of their eigenvectors.
+    """
+    power = matrix
+    for _ in range(SQUARINGS):
+        power = power @ power
+        power = power / power.abs().amax(dim=(1, 2), keepdim=True)
+    # All columns are now multiples of q, the one with the largest diagonal the longest.
+    longest = power.diagonal(dim1=1, dim2=2).argmax(dim=1).reshape(1, 1, 1).expand(1, 4, 1)
+    column = power.gather(2, longest)
+    products = column @ column.transpose(1, 2) / column.square().sum(dim=1, keepdim=True)
+    return products, (products * matrix).sum(dim=(1, 2))
 
 
 def _one_slice(centres: Tensor, rows: Sequence[int], normal: Tensor) -> Tensor:

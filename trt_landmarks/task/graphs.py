@@ -34,6 +34,11 @@ def group_graph(name: str) -> str:
     return f"group-{name}"
 
 
+def graph_file(graph: str) -> str:
+    """Name of a graph's ONNX file: other files of the graph have a dot before what tells them apart."""
+    return f"{graph.replace('.', '~')}.onnx"
+
+
 def fine_graphs(task: Task) -> dict[str, tuple[int, ...]]:
     """Fine graph name to the indices of its landmarks."""
     graphs = {INDEPENDENT: task.independent} if task.independent else {}

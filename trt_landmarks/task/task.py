@@ -6,11 +6,12 @@ x, y, z of the LPS world (left-right, anterior-posterior, superior-inferior); al
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trt_landmarks.errors import TaskError
 from trt_landmarks.files import explain, read_yaml
@@ -18,6 +19,14 @@ from trt_landmarks.geometry import AXES
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def normal_name(name: str) -> str:
+    """A landmark's name as it is compared: composed Unicode (NFC), no space at either end."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+LandmarkName = Annotated[str, AfterValidator(normal_name), Field(min_length=1)]
 Axis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 
 
@@ -34,6 +43,8 @@ MEASUREMENT_TYPES: dict[str, tuple[int, Literal["mm", "degree"]]] = {
 SMALLEST_PATCH = 8
 #: Names that become part of file names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+#: Characters of such a name, at most: a file's name has 255 bytes.
+LONGEST_NAME = 100
 
 
 class Section(BaseModel):
@@ -48,9 +59,9 @@ AnySection = TypeVar("AnySection", bound=Section)
 class Group(Section):
     """Correlated landmarks: annotated together on one key slice."""
 
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     axis: Axis
-    landmarks: tuple[str, ...] = Field(min_length=2)
+    landmarks: tuple[LandmarkName, ...] = Field(min_length=2)
 
     @property
     def axis_index(self) -> int:
@@ -65,8 +76,8 @@ class Symmetry(Section):
     """
 
     axis: Axis
-    pairs: tuple[tuple[str, str], ...] = ()
-    midline: tuple[str, ...] = ()
+    pairs: tuple[tuple[LandmarkName, LandmarkName], ...] = ()
+    midline: tuple[LandmarkName, ...] = ()
 
 
 class Intensity(Section):
@@ -176,7 +187,7 @@ class MeasurementDefinition(Section):
 
     name: str = Field(min_length=1)
     type: Literal["distance", "angle", "angle-of-lines", "distance-to-line", "distance-to-plane"]
-    points: tuple[str, ...]
+    points: tuple[LandmarkName, ...]
 
     @field_validator("points", mode="before")
     @classmethod
@@ -199,9 +210,9 @@ class Task(Section):
     """A complete localization task."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=NAME)
+    name: str = Field(pattern=NAME, max_length=LONGEST_NAME)
     description: str = ""
-    landmarks: tuple[str, ...] = Field(min_length=1)
+    landmarks: tuple[LandmarkName, ...] = Field(min_length=1)
     groups: tuple[Group, ...] = ()
     symmetry: Symmetry | None = None
     intensity: Intensity = Intensity()

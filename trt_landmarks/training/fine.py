@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trt_landmarks.geometry import AXES, Floats, rigid_rotation, same_slice
+from trt_landmarks.geometry import AXES, Floats, anatomy_axes, same_slice
 from trt_landmarks.nets.correlated import CorrelatedNet
 from trt_landmarks.nets.unet import stack
 from trt_landmarks.task.task import Task
@@ -34,10 +34,7 @@ class Patches:
 
 def patch_axes(points: Floats, shape: Floats, task: Task) -> Floats:
     """3x3 axes of a scan's patches: the world's, or the anatomy's as fitted to ``points`` (``[N, 3]`` LPS mm)."""
-    known = ~np.isnan(points).any(axis=1)
-    if task.fine.frame == "scan" or known.sum() < 3:
-        return np.eye(3)
-    return rigid_rotation(shape[known], points[known])
+    return np.eye(3) if task.fine.frame == "scan" else anatomy_axes(shape, points)
 
 
 def random_patches(
