@@ -215,6 +215,9 @@ def _new_folder(out: Path) -> Iterator[Path]:
             out.rmdir()
         staging.chmod(0o755)
         staging.rename(out)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise BundleError(f"{out}: cannot be written: {reason}.", "Free space, or name another folder.") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

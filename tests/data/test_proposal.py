@@ -14,7 +14,7 @@ from tests.synthetic import HEAD, blobs, head_geometry
 from trt_landmarks.cli import app
 from trt_landmarks.data.annotations import write_mrk_json
 from trt_landmarks.data.proposal import propose_task
-from trt_landmarks.errors import DatasetError, LandmarkFileError
+from trt_landmarks.errors import DatasetError, LandmarkFileError, TaskError
 from trt_landmarks.geometry import Floats
 from trt_landmarks.scan import Scan, write_scan
 from trt_landmarks.task.task import Task, load_task

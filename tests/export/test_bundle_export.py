@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.export import bundle as export_module
 from trt_landmarks.export import parity as parity_module
 from trt_landmarks.export.bundle import export_bundle, renew_bundle
 from trt_landmarks.export.parity import compare, random_inputs
@@ -130,3 +132,15 @@ def test_shapes_follow_the_task(tiny_bundle: Bundle) -> None:
         model = onnx.load(tiny_bundle.graphs[graph])
         dims = model.graph.input[0].type.tensor_type.shape.dim
         assert tuple(dim.dim_value for dim in dims[1:]) == tuple(shape)
+
+
+def test_a_full_disk_leaves_nothing(
+    tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_module, "export_graph", full)
+    with pytest.raises(BundleError, match="no space left"):
+        export_bundle(tiny_checkpoint, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []

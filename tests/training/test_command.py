@@ -67,3 +67,31 @@ def test_wrong_steps_say_what_is_right(text: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["train", "t.yaml", "--data", "d", "--out", str(tmp_path), "--steps", text])
     assert isinstance(done.exception, TrtlmError)
     assert text in str(done.exception) and "coarse=3000" in str(done.exception)
+
+
+def test_lines_of_progress_off_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(command.time, "monotonic", lambda: float(next(clock)))
+    for quiet in (False, True):
+        with command._Bar(quiet, 2) as bar:
+            for step in range(1, 31):
+                bar("coarse", step, 100, "loss 3")
+            bar("coarse", -1, -1, "120 s")
+        lines = capsys.readouterr().err.splitlines()
+        assert bool(lines) != quiet
+        if lines:
+            assert "net 1 of 2" in lines[0] and "min left" in lines[0] and lines[-1] == "coarse: 120 s"
+            assert 3 <= len(lines) <= 5
+
+
+def test_a_stage_that_does_not_help_is_told() -> None:
+    def metrics(shape: float, coarse: float, fine: float) -> dict[str, object]:
+        return {
+            name: {"overall": {"mre_mm": value}}
+            for name, value in (("mean_shape", shape), ("coarse", coarse), ("fine", fine))
+        }
+
+    settings = Settings()
+    assert command._doubts(metrics(5, 2, 1), settings) == []
+    assert len(command._doubts(metrics(5, 2, 4.4), settings)) == 1
+    assert len(command._doubts(metrics(5, 6, 7), settings)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trt_landmarks.training.loop import Log, Schedule, State, _rate, batches, fit, step_rng, using
+from trt_landmarks.errors import CheckpointError
+from trt_landmarks.training.loop import Log, Schedule, State, _rate, batches, fit, step_rng, using, write_weights
 
 SCHEDULE = Schedule(steps=12, batch=4, learning_rate=0.05, validate=4)
 
@@ -194,3 +196,15 @@ def test_using_other_weights_for_a_while() -> None:
         assert not inside.training and same(dict(inside.state_dict()), zeros)
         raise Killed
     assert same(dict(net.state_dict()), kept)
+
+
+def test_a_full_disk_is_one_error_and_weights_are_for_the_group(tmp_path: Path) -> None:
+    weights = {"weight": torch.zeros(3)}
+    with pytest.raises(CheckpointError):
+        write_weights(Path("/dev/full"), weights)
+    before = os.umask(0o027)
+    try:
+        write_weights(tmp_path / "net.safetensors", weights)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o640

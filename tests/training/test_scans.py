@@ -13,7 +13,7 @@ from trt_landmarks.data.dataset import Case
 from trt_landmarks.geometry import Floats, Geometry, Grid
 from trt_landmarks.preprocessing.sampling import intensity_range, normalize, sample
 from trt_landmarks.scan import Scan, read_scan, write_scan
-from trt_landmarks.training.scans import TrainingScan, load_training_scan, mean_shape
+from trt_landmarks.training.scans import TrainingScan, load_training_scan, load_training_scans, mean_shape
 
 GEOMETRIES = [
     head_geometry(),
@@ -125,3 +125,36 @@ def test_the_mean_shape_of_partly_annotated_scans() -> None:
     assert np.isfinite(mean).all()
     distances = np.linalg.norm(mean[:, None] - mean[None], axis=-1)
     np.testing.assert_allclose(distances, np.linalg.norm(HEAD[:, None] - HEAD[None], axis=-1), atol=0.3)
+
+
+def test_large_sets_are_mapped_from_files_and_sample_the_same(tmp_path: Path) -> None:
+    cases = []
+    for n in range(3):
+        geometry = head_geometry(rotation(10 * n, 5, 0))
+        voxels = field(voxel_positions(geometry), n).astype(np.float32)
+        write_scan(Scan(str(n), None, voxels, geometry), tmp_path / f"{n}.mha")
+        cases.append(Case(str(n), tmp_path / f"{n}.mha", HEAD + geometry.centre))
+    task, cpu = small_task(), torch.device("cpu")
+    plain = load_training_scans(cases, task, cpu, tmp_path)
+    assert all(scan.volume.dtype == torch.float32 for scan in plain)
+    folder = tmp_path / "mapped"
+    folder.mkdir()
+    mapped = load_training_scans(cases, task, cpu, folder, room=plain[0].volume.nbytes)
+    assert [scan.volume.dtype for scan in mapped] == [torch.float32, torch.float16, torch.float16]
+    assert len(list(folder.iterdir())) == 2
+    rng = np.random.default_rng(0)
+    for a, b in zip(plain, mapped, strict=True):
+        for reach in (0.0, 10.0, 100.0):
+            centre = a.geometry.centre + rng.uniform(-reach, reach, 3)
+            arguments = (centre, rotation(*rng.uniform(-90, 90, 3)), (9, 8, 10), (1.1, 0.9, 1.3))
+            torch.testing.assert_close(b.sample(*arguments), a.sample(*arguments), atol=2e-3, rtol=0)
+
+
+def test_a_single_slice_is_sampled(tmp_path: Path) -> None:
+    geometry = about((1, 2, 3), (30, 34, 1), (0.9, 1.0, 6), np.eye(3))
+    voxels = np.random.default_rng(1).random(geometry.size[::-1]).astype(np.float32)
+    scan = training_scan(geometry, HEAD, voxels)
+    found = scan.sample(geometry.centre, np.eye(3), (20, 18, 8), (1.3, 1.1, 1.0))[0, 0].numpy()
+    expected = sample(voxels, geometry, Grid((20, 18, 8), (1.3, 1.1, 1.0), geometry.centre))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (found[1:7] > 0).any() and not found[0].any() and not found[7].any()

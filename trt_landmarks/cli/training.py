@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +50,7 @@ def train(
         typer.Option(help="Steps of coarse, shared, independent or correlated nets: coarse=3000. Repeatable."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ... or auto.")] = "auto",
-    quiet: Annotated[bool, typer.Option(help="No progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
 ) -> None:
     """Train the coarse and the fine nets on a folder of annotated scans."""
     with extra("train"):
@@ -59,7 +58,7 @@ def train(
     metrics = train_command(
         task, data, out, split=split, folds=folds, fold=fold, seed=seed, keep=keep, noise=noise,
         contrast=contrast, length=length, steps=steps or (), device=device,
-        quiet=quiet or not sys.stderr.isatty(), notify=lambda line: typer.echo(line, err=True),
+        quiet=quiet, notify=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
     typer.echo(metrics)
 

@@ -29,6 +29,8 @@ MOST_MODES = 12
 FREEDOM = 3.0
 #: Mean length of a vector of three standard normal numbers.
 MEAN_DISTANCE = float(np.sqrt(8 / np.pi))
+#: The noise of a landmark, at least, as a share of the shape's size: cases that are all alike have none.
+LEAST_NOISE = 1e-4
 #: Rounds of alignment and weighting.
 ROUNDS = 8
 
@@ -120,6 +122,7 @@ def fit_shape_model(shapes: Floats) -> ShapeModel:
     variance = (distances[count].mean(axis=0) / MEAN_DISTANCE) ** 2
     noise = np.sqrt(0.5 * variance + 0.5 * variance.mean())  # few shapes: half of it is everybody's
     mean, modes = _principal(aligned, count)
+    noise = np.maximum(noise, LEAST_NOISE * float(np.linalg.norm(mean)) / np.sqrt(len(mean)))
     return ShapeModel(mean, modes, noise)
 
 
@@ -132,7 +135,7 @@ def _aligned(shapes: Floats) -> Floats:
         fits = [_similarity(mean, shape, everywhere) for shape in shapes]
         aligned = np.stack([(s - centre) @ r / scale for s, (r, scale, centre) in zip(shapes, fits, strict=True)])
         mean = aligned.mean(axis=0)
-        mean *= size / np.linalg.norm(mean)
+        mean *= size / max(float(np.linalg.norm(mean)), 1e-12)
     return aligned
 
 
@@ -163,6 +166,7 @@ def _similarity(mean: Floats, points: Floats, weights: Floats) -> tuple[Floats, 
     middle, centre = share @ mean, share @ points
     rotation = rigid_rotation(mean, points, weights)
     source, target = (mean - middle) @ rotation.T, points - centre
-    scale = float((share[:, None] * source * target).sum() / (share[:, None] * source**2).sum())
+    spread = max(float((share[:, None] * source**2).sum()), 1e-12)  # coincident landmarks
+    scale = float((share[:, None] * source * target).sum()) / spread
     scale = max(scale, 0.05)  # collapsed points
     return rotation, scale, centre - scale * (rotation @ middle)

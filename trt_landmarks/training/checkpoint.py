@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trt_landmarks import __version__
@@ -27,6 +27,7 @@ from trt_landmarks.geometry import Floats
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.task.graphs import COARSE
 from trt_landmarks.task.task import Task, load_task
+from trt_landmarks.training.loop import write_weights
 from trt_landmarks.training.record import changed_keys
 
 FORMAT = 1
@@ -60,7 +61,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     files = {}
     for graph, net in checkpoint.nets.items():
         path = folder / f"{graph}.safetensors"
-        save_file({key: value.contiguous().cpu() for key, value in net.state_dict().items()}, path)
+        write_weights(path, net.state_dict())
         files[path.name] = file_sha256(path)
     record = {
         "format": FORMAT,

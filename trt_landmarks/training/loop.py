@@ -7,7 +7,7 @@ takes exactly the steps an uninterrupted run takes.
 from __future__ import annotations
 
 import csv
-import os
+import io
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,9 +17,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from trt_landmarks.errors import CheckpointError
+from trt_landmarks.files import write_bytes
 
 State = dict[str, Tensor]
 
@@ -142,14 +144,24 @@ def fit(
                 "net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
                 "best": best, "best_figure": best_figure, "step": done,
             }  # fmt: skip
-            partial = state_path.with_suffix(".partial")
-            torch.save(whole, partial)
-            os.replace(partial, state_path)
+            content = io.BytesIO()
+            torch.save(whole, content)
+            write_bytes(state_path, content.getbuffer(), CheckpointError)
             saved_at = time.monotonic()
     kept = best if keep == "best" and best is not None else average
     net.load_state_dict(kept)
     net.eval()
     return kept
+
+
+def write_weights(path: Path, weights: State) -> None:
+    """Write a ``.safetensors`` file, whole or not at all.
+
+    Raises:
+        CheckpointError: naming the file, if it cannot be written.
+    """
+    content = save({key: value.contiguous().cpu() for key, value in weights.items()})
+    write_bytes(path, content, CheckpointError)
 
 
 class using:  # noqa: N801 - reads as a verb: with using(net, weights)

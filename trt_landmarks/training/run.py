@@ -6,6 +6,7 @@ once all is done, the checkpoint.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trt_landmarks.data.checks import CheckedCase, check_training_data
@@ -40,9 +41,9 @@ from trt_landmarks.training.fine import (
     single_from_shared,
     slice_loss,
 )
-from trt_landmarks.training.loop import Log, Progress, State, fit
+from trt_landmarks.training.loop import Log, Progress, State, fit, write_weights
 from trt_landmarks.training.record import claimed
-from trt_landmarks.training.scans import TrainingScan, load_training_scan, mean_shape
+from trt_landmarks.training.scans import TrainingScan, load_training_scans, mean_shape
 from trt_landmarks.training.settings import Settings
 from trt_landmarks.training.validation import validate_checkpoint
 
@@ -79,12 +80,14 @@ class Run:
         make_folder(self.stages, CheckpointError)
         with claimed(self.folder, self._record(), (*self.training, *self.validation)):
             write_text(self.folder / "task.yaml", self.task.to_yaml(), CheckpointError)
-            return self._execute()
+            with tempfile.TemporaryDirectory(prefix="scans-", dir=self.stages) as large:
+                return self._execute(Path(large))
 
-    def _execute(self) -> Checkpoint:
+    def _execute(self, large: Path) -> Checkpoint:
+        """Train; ``large`` is a folder for scans that memory does not hold."""
         self.log = Log(self.folder / "train.csv")
-        self.scans = [load_training_scan(case, self.task, self.device) for case in self.training]
-        self.checks = [load_training_scan(case, self.task, self.device) for case in self.validation]
+        self.scans = load_training_scans(self.training, self.task, self.device, large)
+        self.checks = load_training_scans(self.validation, self.task, self.device, large)
         report = check_training_data(self.task, *(_checked(scans) for scans in (self.scans, self.checks)))
         for line in report.lines():
             self.notify(line)
@@ -154,9 +157,7 @@ class Run:
         if self.device.type == "cpu":
             net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         weights: State = train(net, name)
-        partial = path.with_suffix(".partial")
-        save_file({key: value.contiguous().cpu() for key, value in weights.items()}, partial)
-        partial.replace(path)
+        write_weights(path, weights)
         (self.stages / f"{name}.state.pt").unlink(missing_ok=True)
         self.progress(name, -1, -1, f"{time.monotonic() - started:.0f} s")
 

@@ -23,8 +23,15 @@ def localize_cases(checkpoint: Checkpoint, cases: Sequence[Case]) -> list[Locali
 
 
 def validate_checkpoint(checkpoint: Checkpoint, cases: Sequence[Case]) -> dict[str, Any]:
-    """MRE, SDR and the rest (:func:`~trt_landmarks.results.metrics.evaluate_points`): both stages, coarse alone."""
-    results = localize_cases(checkpoint, cases)
+    """MRE, SDR and the rest (:func:`~trt_landmarks.results.metrics.evaluate_points`): both stages, coarse alone, and
+    ``mean_shape``, what is right without any net: the training set's mean shape about the scan's middle.
+    """
+    localizer = Localizer(checkpoint.task, checkpoint.mean_shape, TorchEngine(checkpoint.nets))
+    results, middles = [], []
+    for case in cases:
+        scan = read_scan(case.image)
+        results.append(localizer.localize(scan))
+        middles.append(scan.geometry.centre)
     truth = np.stack([case.points for case in cases])
     task = checkpoint.task
     groups = {group.name: list(group.landmarks) for group in task.groups}
@@ -36,4 +43,5 @@ def validate_checkpoint(checkpoint: Checkpoint, cases: Sequence[Case]) -> dict[s
         "cases": [case.id for case in cases],
         "fine": tables([result.points for result in results]),
         "coarse": tables([result.coarse_points for result in results]),
+        "mean_shape": tables([checkpoint.mean_shape + middle for middle in middles]),
     }
