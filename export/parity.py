@@ -102,7 +102,7 @@ def parity(
             ("max_key_slice_mm", allowed, "mm (key slice)"),
             ("max_heatmap", HEATMAP_TOLERANCE, "of a heat map's height"),
         ):
-            if not figures.get(name, 0.0) <= limit:
+            if name in figures and not figures[name] <= limit:
                 raise EngineError(
                     f"{graph}: the ONNX graph differs from PyTorch by {figures[name]:.2g} {unit} (allowed: {limit:g}).",
                     "Nothing was written. Please report the task file and the versions of torch, onnx and onnxruntime.",
