@@ -59,7 +59,8 @@ class Service:
         count = min(map(len, localizers.values()))
         self._stages = Stages(
             [one for each in localizers.values() for one in each], timeout,
-            None if memory is None else MemoryBudget(memory, _need), lambda number: [self.queue[number][1]], _load,
+            None if memory is None else MemoryBudget(memory, _need), lambda number: [self.queue[number][1]],
+            load=_load,
         )  # fmt: skip
 
         def worker(place: int) -> Callable[[list[Loaded]], list[CaseResult]]:
