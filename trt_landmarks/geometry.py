@@ -184,3 +184,8 @@ def _fit(source: ArrayLike, target: ArrayLike, weights: ArrayLike | None = None)
     u, values, vt = np.linalg.svd((share * (t - (share * t).sum(0))).T @ (s - (share * s).sum(0)))
     signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
     return u @ np.diag(signs) @ vt, values * signs
+
+
+def turned_by(rotation: Floats) -> float:
+    """The angle of a rotation (3x3), degrees, 0 to 180."""
+    return float(np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))))

@@ -107,7 +107,7 @@ def write_data(drawn: Drawn, folder: Path, rng: np.random.Generator) -> None:
         (folder / name).mkdir(parents=True)
     task = drawn.task
     extent = np.asarray(task.coarse.field_of_view_mm)
-    stretch = rng.choice([[1, 1, 1], [1, 1, 6], [4, 1, 1], [0.5, 1, 3]])  # thick slices among them
+    stretch = rng.choice(np.array([[1, 1, 1], [1, 1, 6], [4, 1, 1], [0.5, 1, 3]]))  # thick slices among them
     for case in range(CASES):
         points = drawn.shape + rng.normal(size=drawn.shape.shape) * 0.005 * extent.mean()
         geometry = _geometry(rng, extent, np.asarray(stretch, dtype=np.float64))

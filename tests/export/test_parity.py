@@ -62,7 +62,7 @@ def test_flat_heatmaps_are_compared_as_a_whole_and_it_is_said(
     with torch.no_grad():
         for name, bias in nets[INDEPENDENT].named_parameters():
             if name.endswith("head.bias"):
-                bias += 1e-3
+                bias.add_(1e-3)
     with pytest.raises(EngineError) as caught:
         parity(nets, files, tiny_bundle.task, inputs)
     assert caught.value.code == "parity_failed"

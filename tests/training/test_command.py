@@ -71,7 +71,7 @@ def test_wrong_steps_say_what_is_right(text: str, tmp_path: Path) -> None:
 
 def test_lines_of_progress_off_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr(command.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("trt_landmarks.training.command.time.monotonic", lambda: float(next(clock)))
     for quiet in (False, True):
         with command._Bar(quiet, 2) as bar:
             for step in range(1, 31):

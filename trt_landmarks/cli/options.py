@@ -38,9 +38,7 @@ Layout = Annotated[
     str, option(ENGINE, help="nets: inputs sampled on the host; pair, one: graphs that take the scan itself.")
 ]
 Accept = Annotated[bool, typer.Option(help="Build even if the deviation from FP32 is too large.")]
-Csv = Annotated[
-    Path | None, option(OUTPUT, help="Landmarks as CSV too; measurements go to <name>-measurements.csv.")
-]
+Csv = Annotated[Path | None, option(OUTPUT, help="Landmarks as CSV too; measurements go to <name>-measurements.csv.")]
 Markups = Annotated[Path | None, option(OUTPUT, help="Folder for a 3D Slicer file (.mrk.json) per case.")]
 Measurements = Annotated[
     Path | None, option(OUTPUT, help="YAML file of distances and angles, in addition to the task's own.")

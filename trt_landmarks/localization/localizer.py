@@ -27,6 +27,28 @@ from trt_landmarks.task.task import Task
 
 
 @dataclass(frozen=True)
+class Frame:
+    """How the nets are to see a scan; in the scan's own frame they see it as it lies.
+
+    Attributes:
+        axes: 3x3, orthogonal; columns are the directions (LPS) that count as x, y and z.  A reflection mirrors.
+        centre: what counts as the scan's middle, LPS mm.
+    """
+
+    axes: Floats
+    centre: Floats
+
+    @classmethod
+    def own(cls, scan: Scan) -> Frame:
+        """The world's axes about the scan's middle."""
+        return cls(np.eye(3), scan.geometry.centre)
+
+    def to_world(self, offsets: NDArray[np.floating]) -> Floats:
+        """Points ``[N, 3]`` (LPS mm) that lie so many mm along the axes from the centre."""
+        return self.centre + offsets.astype(np.float64) @ self.axes.T
+
+
+@dataclass(frozen=True)
 class _Pose:
     """Where a scan's patches lie: their common axes and their centres ``[N, 3]`` (LPS mm)."""
 
@@ -65,32 +87,54 @@ class Localizer:
 
     def localize_batch(self, scans: Sequence[Scan]) -> list[Localization]:
         """Landmarks of several scans, run through each net together."""
+        return [self.judged(one) for one in self.localize_in(scans, [Frame.own(scan) for scan in scans])]
+
+    def judged(self, located: Localization) -> Localization:
+        """With the calibrated confidence, where the model has one."""
+        return located if self.confidence is None else self.confidence.judge(located)
+
+    def localize_in(
+        self, scans: Sequence[Scan], frames: Sequence[Frame], ranges: Sequence[Range] | None = None
+    ) -> list[Localization]:
+        """Landmarks of several scans, each seen in a frame: in the world all the same, with the heat maps' heights.
+
+        Args:
+            scans: what is localized in.
+            frames: one for each scan.
+            ranges: for each scan the voxel values that become 0 and 1; None to find them.
+        """
         if not scans:
             return []
         clock = _Clock(len(scans))
         with clock("normalize"):
-            ranges = [intensity_range(scan.voxels, self.task.intensity) for scan in scans]
+            ranges = ranges or [intensity_range(scan.voxels, self.task.intensity) for scan in scans]
         with clock("coarse_resample"):
-            volumes = self.preprocessor.coarse_volumes(scans, [self.coarse_grid(scan) for scan in scans], ranges)
+            grids = [self.coarse_grid(scan, frame) for scan, frame in zip(scans, frames, strict=True)]
+            volumes = self.preprocessor.coarse_volumes(scans, grids, ranges)
         with clock("coarse"):
-            (offsets,) = self._run(COARSE, volumes)
-        coarse = [scan.geometry.centre + o.astype(np.float64) for scan, o in zip(scans, offsets, strict=True)]
-        return self._refine(scans, ranges, coarse, clock)
+            offsets = self.coarse_offsets(volumes)
+        coarse = [frame.to_world(o) for frame, o in zip(frames, offsets, strict=True)]
+        return self._refine(scans, frames, ranges, coarse, clock)
 
-    def coarse_grid(self, scan: Scan) -> Grid:
-        """The coarse grid: about the scan's middle, along the world's axes."""
-        coarse = self.task.coarse
-        return Grid(coarse.shape, coarse.spacing_mm, scan.geometry.centre)
+    def coarse_grid(self, scan: Scan, frame: Frame | None = None) -> Grid:
+        """The coarse grid: about the scan's middle, along the world's axes; or about and along those of a frame."""
+        coarse, frame = self.task.coarse, frame or Frame.own(scan)
+        return Grid(coarse.shape, coarse.spacing_mm, frame.centre, frame.axes)
 
     def coarse_volume(self, scan: Scan) -> NDArray[np.float32]:
         """The coarse net's input of one scan, ``[1, Z, Y, X]`` in 0..1."""
         intensities = intensity_range(scan.voxels, self.task.intensity)
         return self.preprocessor.coarse_volumes([scan], [self.coarse_grid(scan)], [intensities])[0]
 
+    def coarse_offsets(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the coarse net sees in ``[B, 1, Z, Y, X]``: points ``[B, N, 3]``, mm from the middle of each."""
+        (offsets,) = self._run(COARSE, volumes)
+        return offsets
+
     def patches(self, scan: Scan, coarse_points: Floats) -> dict[str, NDArray[np.float32]]:
         """The fine nets' inputs of one scan: graph name to ``[L, Z, Y, X]`` in 0..1."""
         intensities = intensity_range(scan.voxels, self.task.intensity)
-        pose = self._pose(np.asarray(coarse_points, dtype=np.float64))
+        pose = self._pose(Frame.own(scan), np.asarray(coarse_points, dtype=np.float64))
         return {
             graph: np.stack([view(scan, self._patch_grid(pose, n), intensities) for n in members])
             for graph, members in self.members.items()
@@ -108,18 +152,25 @@ class Localizer:
         fine = self.task.fine
         return Grid(fine.shape, fine.spacing_mm, pose.centres[landmark], pose.axes)
 
-    def _pose(self, coarse: Floats) -> _Pose:
+    def _pose(self, frame: Frame, coarse: Floats) -> _Pose:
         """Axes and centres of the patches; each group's centres are reset to one slice."""
-        axes = anatomy_axes(self.mean_shape, coarse) if self.task.fine.frame == "anatomy" else np.eye(3)
+        axes = frame.axes
+        if self.task.fine.frame == "anatomy":
+            axes = axes @ anatomy_axes(self.mean_shape, coarse @ axes)
         centres = coarse
         for group in self.task.groups:
             centres = same_slice(centres, self.task.members(group), group.axis_index, axes)
         return _Pose(axes, centres)
 
     def _refine(
-        self, scans: Sequence[Scan], ranges: Sequence[Range], coarse: list[Floats], clock: _Clock
+        self,
+        scans: Sequence[Scan],
+        frames: Sequence[Frame],
+        ranges: Sequence[Range],
+        coarse: list[Floats],
+        clock: _Clock,
     ) -> list[Localization]:
-        poses = [self._pose(points) for points in coarse]
+        poses = [self._pose(frame, points) for frame, points in zip(frames, coarse, strict=True)]
         points = [np.array(p, dtype=np.float64) for p in coarse]
         confidences = [np.zeros(len(p)) for p in coarse]
         planes: list[list[SlicePlane]] = [[] for _ in scans]
@@ -143,13 +194,10 @@ class Localizer:
                     point = middle + normal * float(key[0][index])
                     planes[index].append(SlicePlane(groups[graph], point, normal))
         timing = clock.shares()
-        results = [
+        return [
             Localization(p, c, k, tuple(s), dict(timing))
             for p, c, k, s in zip(points, confidences, coarse, planes, strict=True)
         ]
-        if self.confidence is None:
-            return results
-        return [self.confidence.judge(one) for one in results]
 
 
 class _Clock:

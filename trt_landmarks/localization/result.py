@@ -43,6 +43,21 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class PoseSearch:
+    """In which poses a scan was seen that shows nothing credible, or little, as it lies.
+
+    Attributes:
+        rotation: 3x3, from the model's upright pose to the scan's (LPS): where the pose was found; None if it was not.
+        turns: of the cube that the coarse net saw; 0 if the points of the scan as it lies told the pose.
+        runs: of the full model, besides that as the scan lies.
+    """
+
+    rotation: Floats | None
+    turns: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class Localization:
     """What was found in one scan.
 
@@ -54,6 +69,9 @@ class Localization:
         slices: the key slice of every correlated group whose net has a slice branch.
         timing_ms: stage name to milliseconds; a batch's time is shared equally among its scans.
         reliability: None if the model's confidence was not fitted.
+        pose: None if the scan was seen only as it lies.
+        mirrored_mm: ``[N]`` how far off the mirrored view sees each landmark; NaN where it has no mirror image; None
+            without such a view.
     """
 
     points: Floats
@@ -62,3 +80,10 @@ class Localization:
     slices: tuple[SlicePlane, ...]
     timing_ms: dict[str, float]
     reliability: Reliability | None = None
+    pose: PoseSearch | None = None
+    mirrored_mm: Floats | None = None
+
+    @property
+    def wrong_anatomy(self) -> bool:
+        """Whether the scan is known not to show this anatomy."""
+        return self.reliability is not None and self.reliability.wrong_anatomy

@@ -38,7 +38,6 @@ from trt_landmarks.task.graphs import Shapes
 FORMAT = 1
 
 
-
 @dataclass(frozen=True)
 class PlanRecord:
     """What is recorded of a plan; see the module's description of the file."""
