@@ -18,7 +18,7 @@ from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.errors import EngineError, ScanError, TrtlmError
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.case import NOT_THIS_ANATOMY, case_result, failed_case
-from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.pose import PosingLocalizer
 from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.results.case import CaseResult
 from trt_landmarks.scan import Scan, ScanFile, case_id, read_scan
@@ -161,9 +161,9 @@ class Model:
         (32, 'AC')
     """
 
-    def __init__(self, name: str, task: Task, localizer: Localizer, note: str) -> None:
+    def __init__(self, name: str, task: Task, localizer: PosingLocalizer, note: str) -> None:
         self.name, self.task, self.note = name, task, note
-        self._opened: Localizer | None = localizer
+        self._opened: PosingLocalizer | None = localizer
 
     @staticmethod
     def names() -> tuple[str, ...]:
@@ -180,6 +180,8 @@ class Model:
         device: int = 0,
         threads: int | None = None,
         preprocess: str = "auto",
+        pose: str = "auto",
+        tta: bool = False,
     ) -> Model:
         """Open a model.
 
@@ -190,8 +192,12 @@ class Model:
             device: number of the GPU, for engines that run on one.
             threads: threads on the CPU; None for all cores that this process may use.
             preprocess: ``reference``, ``dali`` or ``auto``.
+            pose: ``as-is`` takes scans as they lie, ``search`` searches the pose of all, ``auto`` of those in which
+                nothing credible is found as they lie.
+            tta: also average over a mirrored and a jittered view, which takes three times as long.
 
         Raises:
+            TrtlmError: if ``pose`` or ``tta`` cannot be had with this model.
             BundleError: if there is no such model, or its files are damaged.
             EngineError: if the engine or precision that was named cannot be had here, with the reason.
         """
@@ -199,7 +205,9 @@ class Model:
         opened, note = open_engine(bundle, engine, precision, threads, device=device)
         gpu = device if opened.provider == "GPU" else None
         preprocessor, _ = open_preprocessor(preprocess, gpu, threads)
-        localizer = Localizer(bundle.task, bundle.mean_shape, opened, preprocessor, bundle.confidence)
+        localizer = PosingLocalizer(
+            bundle.task, bundle.mean_shape, opened, preprocessor, bundle.confidence, pose=pose, tta=tta
+        )
         return cls(bundle.name, bundle.task, localizer, note)
 
     @property
@@ -208,7 +216,7 @@ class Model:
         return self.task.landmarks
 
     @property
-    def _localizer(self) -> Localizer:
+    def _localizer(self) -> PosingLocalizer:
         if self._opened is None:
             raise EngineError("the model was closed.", "Open it again: Model.open(...).", code="model_closed")
         return self._opened
@@ -223,7 +231,7 @@ class Model:
         """What the engine computes in, such as ``fp32``."""
         return self._localizer.engine.precision
 
-    def localize(self, scan: Any, *, frame: Frame = "RAS") -> Result:
+    def localize(self, scan: Any, *, frame: Frame = "RAS", pose: str | None = None, tta: bool | None = None) -> Result:
         """Localize the landmarks in one scan.
 
         Args:
@@ -231,13 +239,16 @@ class Model:
                 ``(array, affine)``: array ``[i, j, k]`` in the order of the affine's columns, affine 4x4 from voxels
                 to mm.
             frame: the world of ``(array, affine)``: ``RAS`` as nibabel gives it, or ``LPS``.  Other inputs know theirs.
+            pose: as for :meth:`open`; None for what was said there.
+            tta: the same.
 
         Raises:
+            TrtlmError: if ``pose`` or ``tta`` cannot be had with this model.
             ScanError: if the scan cannot be read or used.
             EngineError: if the engine fails.
         """
         read = as_scan(scan, frame)
-        (found,) = self._localizer.localize_batch([read])
+        (found,) = self._localizer.localize_batch([read], pose, tta)
         return Result(case_result(_file(read), read, found, self.task), self.task.group_of)
 
     def localize_many(self, scans: Iterable[Any], *, frame: Frame = "RAS") -> Iterator[Result]:

@@ -37,6 +37,13 @@ Sensitivity = Annotated[bool, typer.Option(help="Rank INT8 layers by what they c
 Layout = Annotated[
     str, option(ENGINE, help="nets: inputs sampled on the host; pair, one: graphs that take the scan itself.")
 ]
+Pose = Annotated[
+    str,
+    option(ENGINE, help="as-is; search: of every scan; auto: of scans in which nothing credible is found as they lie."),
+]
+Tta = Annotated[
+    bool, option(ENGINE, "--tta", help="Average with a mirrored and a jittered view: three times the time.")
+]
 Accept = Annotated[bool, typer.Option(help="Build even if the deviation from FP32 is too large.")]
 Csv = Annotated[Path | None, option(OUTPUT, help="Landmarks as CSV too; measurements go to <name>-measurements.csv.")]
 Markups = Annotated[Path | None, option(OUTPUT, help="Folder for a 3D Slicer file (.mrk.json) per case.")]

@@ -26,12 +26,14 @@ from trt_landmarks.cli.options import (
     Measurements,
     Model,
     Overwrite,
+    Pose,
     Precision,
     Report,
     Resume,
     RetryFailed,
     Threads,
     Timeout,
+    Tta,
     option,
 )
 from trt_landmarks.cli.support import extra, progress_bar
@@ -52,6 +54,8 @@ def infer(
     threads: Threads = None,
     preprocess: Annotated[str, option(ENGINE, help="reference, dali or auto.")] = "auto",
     layout: Layout = "nets",
+    pose: Pose = "auto",
+    tta: Tta = False,
     devices: Annotated[str | None, option(ENGINE, help="GPUs that share the scans, such as 0,1. (default: 0)")] = None,
     csv: Csv = None,
     markups: Markups = None,
@@ -134,6 +138,7 @@ def infer(
     opener = partial(
         open_workers, bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout,
         preprocess=preprocess, threads=threads, devices=gpus, jobs=jobs,
+        pose=pose, tta=tta,
     )  # fmt: skip
     workers = opener()
     if limit is not None:
@@ -145,7 +150,7 @@ def infer(
         "batch": batch, "threads": threads, "jobs": jobs, "devices": devices, "layout": layout, "series": series,
         "timeout_s": timeout, "limit_memory_bytes": limit,
     }  # fmt: skip
-    header = run_header(bundle, workers, layout, settings)
+    header = run_header(bundle, workers, layout, settings, {"pose": pose, "tta": tta})
     log_file = RunLog(log)
     run = Run(files, header, out, unfinished, results=not is_csv(out))  # before the writer empties a table
     tables = [path for path in (out if is_csv(out) else None, csv) if path is not None]

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from trt_landmarks.errors import ScanError, TrtlmError
 from trt_landmarks.files import explain
-from trt_landmarks.localization.result import Localization
-from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, LandmarkStatus
+from trt_landmarks.geometry import turned_by
+from trt_landmarks.localization.result import Localization, PoseSearch
+from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, LandmarkStatus, Pose
 from trt_landmarks.results.measurements import measure
 from trt_landmarks.scan import Scan, ScanFile
 from trt_landmarks.scan.anonymize import reason
@@ -18,6 +19,8 @@ from trt_landmarks.task.task import Task
 
 #: Code of the warning of a case whose landmarks are not to be relied on at all.
 NOT_THIS_ANATOMY = "not_this_anatomy"
+#: Code of the warning of a case that was looked at in other poses than that in which it lies.
+POSE_SEARCHED = "pose_searched"
 
 
 def case_result(file: ScanFile, scan: Scan, located: Localization, task: Task) -> CaseResult:
@@ -48,8 +51,32 @@ def case_result(file: ScanFile, scan: Scan, located: Localization, task: Task) -
     warnings = tuple(CaseWarning(one.code, one.message) for one in scan.warnings)
     if wrong:
         warnings += (_wrong_anatomy(file, task),)
+    pose = None
+    if located.pose is not None:
+        pose = _pose(located.pose)
+        warnings += (_pose_searched(file, located.pose),)
     measured = measure(task.measurements, landmarks)
-    return CaseResult(file.id, file.shown, "ok", None, located.timing_ms, tuple(landmarks), slices, warnings, measured)
+    return CaseResult(
+        file.id, file.shown, "ok", None, located.timing_ms, tuple(landmarks), slices, warnings, measured, pose
+    )
+
+
+def _pose(search: PoseSearch) -> Pose:
+    if search.rotation is None:
+        return Pose(None, search.turns, search.runs)
+    x, y, z = (_triple(row) for row in search.rotation)
+    return Pose((x, y, z), search.turns, search.runs)
+
+
+def _pose_searched(file: ScanFile, search: PoseSearch) -> CaseWarning:
+    if search.rotation is None:
+        tried = (
+            f"the anatomy was found in none of {search.turns} turns; the landmarks are those of the scan as it lies."
+        )
+    else:
+        how = f"found among {search.turns} turns" if search.turns else "told by the landmarks of the scan as it lies"
+        tried = f"the anatomy lies {turned_by(search.rotation):.0f} degrees from upright; this pose was {how}."
+    return CaseWarning(POSE_SEARCHED, f"{file.shown}: {tried}")
 
 
 def _wrong_anatomy(file: ScanFile, task: Task) -> CaseWarning:

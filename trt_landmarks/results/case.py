@@ -169,6 +169,23 @@ class Measurement:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Pose:
+    """In which poses a scan was looked at besides that in which it lies."""
+
+    rotation_lps: tuple[Triple, Triple, Triple] | None
+    """Rows of the rotation from the model's upright pose to the scan's. Null if the anatomy was found in no pose."""
+    turns: int = Field(strict=True, ge=0)
+    """That were tried; 0 if the landmarks of the scan as it lies told the pose."""
+    runs: int = Field(strict=True, ge=0)
+    """Of the full model in other poses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file."""
+        rotation = None if self.rotation_lps is None else [list(row) for row in self.rotation_lps]
+        return {**_plain(self), "rotation_lps": rotation}
+
+
+@dataclass(frozen=True, config=STRICT)
 class Remark:
     """A stable code for programs, and a message for people."""
 
@@ -229,6 +246,8 @@ class CaseResult:
     """In the task's order."""
     input: CaseInput | None = None
     """The scan's files. Absent if they are not known, or could not be read."""
+    pose: Pose | None = None
+    """Absent or null if the scan was looked at as it lies."""
 
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
@@ -239,7 +258,7 @@ class CaseResult:
     def to_dict(self) -> dict[str, Any]:
         """As in the file."""
         return {
-            **_plain(self, optional=("input",)),
+            **_plain(self, optional=("input", "pose")),
             **({} if self.input is None else {"input": self.input.to_dict()}),
             "error": None if self.error is None else _plain(self.error),
             "timing_ms": dict(self.timing_ms),
@@ -247,6 +266,7 @@ class CaseResult:
             "key_slices": [plane.to_dict() for plane in self.key_slices],
             "warnings": [_plain(warning) for warning in self.warnings],
             "measurements": [measure.to_dict() for measure in self.measurements],
+            **({} if self.pose is None else {"pose": self.pose.to_dict()}),
         }
 
 

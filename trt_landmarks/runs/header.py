@@ -19,7 +19,9 @@ from trt_landmarks.system import installed_version, installed_versions
 _DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 
 
-def run_header(bundle: Bundle, workers: Workers, layout: str, settings: Mapping[str, Any]) -> Predictions:
+def run_header(
+    bundle: Bundle, workers: Workers, layout: str, settings: Mapping[str, Any], views: Mapping[str, Any]
+) -> Predictions:
     """Product, model, engine, settings and measurements of a run; no cases.
 
     The model's ``sha256`` is the manifest's, which names those of all its files; ``build_sha256`` is that of the
@@ -30,6 +32,7 @@ def run_header(bundle: Bundle, workers: Workers, layout: str, settings: Mapping[
         workers: what computes.
         layout: of the graphs.
         settings: what the user chose, plain data.
+        views: which views of a scan were computed: ``pose``, ``tta``.
     """
     engine = workers.engine
     build = find_build(bundle, engine.name, engine.precision, layout)
@@ -51,6 +54,7 @@ def run_header(bundle: Bundle, workers: Workers, layout: str, settings: Mapping[
             "layout": layout,
             "note": workers.note,
             "preprocessing": workers.preprocessing,
+            **views,
         },
         run={
             "version": __version__,

@@ -11,6 +11,7 @@ from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.pose import PosingLocalizer
 from trt_landmarks.localization.whole_scan import ResidentLocalizer
 from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.runs.memory import MemoryBudget, plan_memory
@@ -87,6 +88,8 @@ def open_workers(
     threads: int | None = None,
     devices: tuple[int, ...] = (),
     jobs: int | None = None,
+    pose: str = "auto",
+    tta: bool = False,
 ) -> Workers:
     """Open what works on a folder.
 
@@ -100,10 +103,21 @@ def open_workers(
         threads: on the CPU, of all workers together; None for all cores.
         devices: numbers of GPUs, one worker each; none given: the first GPU, or the CPU.
         jobs: workers on the CPU; None for as many as help, see :func:`side_by_side`.
+        pose: see :class:`~trt_landmarks.localization.pose.PosingLocalizer`; only layout ``nets`` can do more than
+            ``as-is``.
+        tta: the same.
 
     Raises:
+        TrtlmError: if a pose is to be searched, or views averaged, with what cannot do it.
         EngineError: if an explicit choice cannot be had, with the reason and what to do.
     """
+    if layout != NETS and (pose == "search" or tta):
+        raise EngineError(
+            f"{'pose search' if pose == 'search' else 'tta'}: graphs over a whole scan (layout {layout}) see it as it "
+            "lies only.",
+            f"Take layout {NETS}.",
+            code="layout_as_is",
+        )
     count, each = side_by_side(batches, threads, jobs)
     localizers: list[AnyLocalizer] = []
     opened: list[Engine] = []
@@ -121,7 +135,9 @@ def open_workers(
             localizers.append(ResidentLocalizer(bundle.task, one, layout, bundle.confidence))
             continue
         preprocessor, preprocessing = open_preprocessor(preprocess, device if one.provider == "GPU" else None, threads)
-        localizers.append(Localizer(bundle.task, bundle.mean_shape, one, preprocessor, bundle.confidence))
+        localizers.append(
+            PosingLocalizer(bundle.task, bundle.mean_shape, one, preprocessor, bundle.confidence, pose=pose, tta=tta)
+        )
     if jobs is not None and opened[0].provider == "GPU":
         raise EngineError(
             f"--jobs is for the CPU, and this would run as: {note}.", "Leave it out; --devices takes several GPUs."
