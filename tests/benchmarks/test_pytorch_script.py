@@ -14,7 +14,7 @@ from benchmarks.pytorch.script import Script, _cut, script_nets
 from tests.synthetic import about, field, rotation, voxel_positions
 from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.geometry import Grid
-from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.localizer import Frame, Localizer
 from trt_landmarks.nets.folding import folded
 from trt_landmarks.preprocessing.reference import view
 from trt_landmarks.preprocessing.sampling import intensity_range
@@ -81,8 +81,9 @@ def test_its_points_are_those_of_the_batched_nets(
     for graph, rows in localizer.members.items():
         offsets = engine.run(graph, patches[list(rows)][None])[0][0]
         np.testing.assert_allclose(points[list(rows)], moved[list(rows)] + offsets @ axes.T, atol=1e-4)
-    coarse = localizer.localize(read_scan(oblique)).coarse_points
-    pose = localizer._pose(coarse)
+    scan = read_scan(oblique)
+    coarse = localizer.localize(scan).coarse_points
+    pose = localizer._pose(Frame.own(scan), coarse)
     np.testing.assert_allclose(axes, pose.axes, atol=1e-4)
     assert np.abs((moved - pose.centres) @ axes).max() <= task.fine.spacing_mm[0] / 2 + 1e-3
     written = json.loads((tmp_path / "out.json").read_text())["landmarks"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.synthetic import rotation, small_task
 from trt_landmarks.geometry import STEADY, Geometry, Grid, anatomy_axes, steadiness
-from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.localizer import Frame, Localizer
 from trt_landmarks.localization.whole_scan import scan_inputs
 from trt_landmarks.nets.whole_scan import CoarseView, Landmarks, PatchViews, Pose
 from trt_landmarks.preprocessing.sampling import intensity_range, normalize, sample
@@ -104,7 +104,7 @@ def test_patches_are_those_of_the_host(frame: str) -> None:
         expected = localizer.patches(scan, scan.geometry.centre + points)
         inputs = tensors(scan, task)
         axes, centres, *patches = PatchViews(task, shape)(*inputs, torch.tensor(points[None], dtype=torch.float32))
-        pose = localizer._pose(scan.geometry.centre + points)
+        pose = localizer._pose(Frame.own(scan), scan.geometry.centre + points)
         np.testing.assert_allclose(axes[0], pose.axes, atol=1e-4)
         np.testing.assert_allclose(centres[0] + scan.geometry.centre, pose.centres, atol=1e-3)
         for (graph, array), found in zip(expected.items(), patches, strict=True):

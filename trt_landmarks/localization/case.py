@@ -57,7 +57,7 @@ def case_result(file: ScanFile, scan: Scan, located: Localization, task: Task) -
         warnings += (_pose_searched(file, located.pose),)
     measured = measure(task.measurements, landmarks)
     return CaseResult(
-        file.id, file.shown, "ok", None, located.timing_ms, tuple(landmarks), slices, warnings, measured, pose
+        file.id, file.shown, "ok", None, located.timing_ms, tuple(landmarks), slices, warnings, measured, pose=pose
     )
 
 

@@ -188,7 +188,7 @@ class Search:
         """
         frames = [Frame(axes, scan.geometry.centre) for axes in CUBE]
         volumes = [
-            np.flip(volume, [3 - axis for axis in range(3) if signs[axis] < 0])  # [C, Z, Y, X]
+            np.flip(volume, tuple(3 - axis for axis in range(3) if signs[axis] < 0))  # [C, Z, Y, X]
             for volume in self._volumes(scan, frames[:: len(HALF_TURNS)], intensities)
             for signs in HALF_TURNS
         ]
