@@ -20,6 +20,7 @@ from trt_landmarks.scan import Scan, read_scan
 from trt_landmarks.task.task import Intensity
 
 DTYPES = [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64]
+INTEGERS = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
 SETTINGS = settings(max_examples=60, deadline=None)
 
 
@@ -215,14 +216,23 @@ def test_percentiles_by_numpy(dtype: Any) -> None:
         assert intensity_range(values, Intensity(low=low, high=high)) == expected
 
 
-@given(st.integers(0, 999), st.floats(0, 99), st.floats(0.1, 1))
+@given(st.sampled_from(INTEGERS), st.sampled_from([1, 200, 65_535, 65_536, 10**6]), st.integers(0, 999), st.data())
 @SETTINGS
-def test_bytes_are_counted_as_other_numbers_are_sorted(seed: int, low: float, width: float) -> None:
-    rng = np.random.default_rng(seed)
-    values = rng.integers(0, rng.integers(2, 256), rng.integers(2, 500)).astype(np.uint8).reshape(-1, 1, 1)
-    values[0], values[-1] = 0, 255
-    intensity = Intensity(low=low, high=low + width)
-    assert intensity_range(values, intensity) == intensity_range(values.astype(np.int32), intensity)
+def test_integers_are_counted_as_other_numbers_are_sorted(dtype: Any, width: int, seed: int, data: Any) -> None:
+    rng, ends = np.random.default_rng(seed), np.iinfo(dtype)
+    least = data.draw(st.integers(max(int(ends.min), -(2**52)), min(int(ends.max), 2**52) - 1))
+    most = min(least + width, int(ends.max), 2**52)
+    values = np.array([least, most, *rng.integers(least, most + 1, rng.integers(1, 500))], dtype).reshape(-1, 1, 1)
+    low = data.draw(st.floats(0, 99))
+    intensity = Intensity(low=low, high=low + data.draw(st.floats(0.1, 1)))
+    assert intensity_range(values, intensity) == intensity_range(values.astype(np.float64), intensity)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32])
+def test_counts_of_many_voxels_are_those_of_numpy(dtype: Any) -> None:
+    values = np.random.default_rng(3).gamma(2, 20, (70, 64, 65)).astype(dtype)  # more than are counted at once
+    expected = np.percentile(values, [1, 99.5], method="nearest")
+    assert intensity_range(values, Intensity(low=1, high=99.5)) == tuple(expected)
 
 
 def test_a_nearly_constant_scan_takes_its_extremes() -> None:

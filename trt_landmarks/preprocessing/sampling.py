@@ -19,8 +19,10 @@ from trt_landmarks.task.task import Intensity
 ALIGNED_TOLERANCE = 1e-5
 #: Positions this close (voxels) to the half-voxel border count as inside, so that rounding decides nothing.
 BORDER_TOLERANCE = 1e-6
-#: Voxels of 8 bits that are counted together.
-_COUNTED = 1 << 18
+#: Integers whose values lie in a range of at most so many are counted; others are partitioned.
+_VALUES = 1 << 16
+#: Voxels that are counted together: as integers of 8 bytes, which NumPy counts, they stay in the processor's cache.
+_COUNTED = 1 << 17
 
 
 def grid_to_voxel(grid: Grid, geometry: Geometry) -> Floats:
@@ -138,17 +140,25 @@ def intensity_range(voxels: NDArray[np.generic], intensity: Intensity) -> tuple[
     if intensity.method == "window":
         return intensity.low, intensity.high
     flat = voxels.reshape(-1)
+    first, last = flat.min(), flat.max()
     ranks = [round(p / 100 * (flat.size - 1)) for p in (intensity.low, intensity.high)]
-    if flat.dtype == np.uint8:
-        # bincount makes integers of 8 bytes from what it is given
-        parts = (flat[start : start + _COUNTED] for start in range(0, flat.size, _COUNTED))
-        cumulated = np.cumsum(sum(np.bincount(part, minlength=256) for part in parts))
-        low, high = (float(np.searchsorted(cumulated, rank, side="right")) for rank in ranks)
+    if flat.dtype.kind in "iu" and int(last) - int(first) < _VALUES:
+        cumulated = np.cumsum(_histogram(flat, first, int(last) - int(first) + 1))
+        low, high = (float(int(first) + int(np.searchsorted(cumulated, rank, side="right"))) for rank in ranks)
     else:
         low, high = (float(value) for value in np.partition(flat, ranks)[ranks])
     if high <= low:  # nearly constant: all but a few voxels have one value
-        low, high = float(flat.min()), float(flat.max())
+        low, high = float(first), float(last)
     return low, high
+
+
+def _histogram(flat: NDArray[np.generic], first: np.generic, values: int) -> NDArray[np.intp]:
+    """How often each of the ``values`` integers from ``first`` on comes in ``flat``."""
+    counts = np.zeros(values, dtype=np.intp)
+    for start in range(0, flat.size, _COUNTED):
+        part = np.subtract(flat[start : start + _COUNTED], first, dtype=np.intp, casting="unsafe")
+        counts += np.bincount(part, minlength=values)
+    return counts
 
 
 def normalize(samples: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
