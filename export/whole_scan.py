@@ -1,4 +1,4 @@
-"""Graphs over a whole scan (:mod:`trt_landmarks.localization.whole_scan`): a bundle's nets and the geometry
+"""The graph of the whole method (:mod:`trt_landmarks.localization.whole_scan`): a bundle's nets and the geometry
 around them.
 
 The nets may be of any precision: their inputs and outputs are FP32, and so is all geometry around them.
@@ -19,50 +19,28 @@ from torch import nn
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.onnx_graphs import OPSET, clean, quiet_export
 from trt_landmarks.geometry import Floats
-from trt_landmarks.nets.whole_scan import CoarseView, Landmarks, PatchViews
-from trt_landmarks.task.graphs import COARSE, LARGEST_SCAN, LAYOUTS, SCAN_INPUTS, SMALLEST_SCAN, fine_graphs
+from trt_landmarks.nets.whole_scan import Landmarks, PatchViews
+from trt_landmarks.task.graphs import COARSE, LARGEST_SCAN, PADDING, SCAN, SCAN_INPUTS, fine_graphs
 from trt_landmarks.task.task import Task
 
-#: Voxels of a scan along its axes: fewest and most that the graphs are declared for.
 
-
-def write_resident(
-    task: Task, mean_shape: Floats, nets: Mapping[str, Path], layout: str, folder: Path
-) -> dict[str, Path]:
-    """Write the graphs of a layout.
+def write_whole_scan(task: Task, mean_shape: Floats, nets: Mapping[str, Path], path: Path) -> None:
+    """Put the graph of the whole method together.
 
     Args:
         task: what is localized.
         mean_shape: ``[N, 3]`` mm.
         nets: graph name to ONNX file, in any precision.
-        layout: one of :data:`~trt_landmarks.task.layouts.LAYOUTS`.
-        folder: receives ``<graph>.onnx``.
-
-    Returns:
-        Graph name to file.
+        path: of the ONNX file that is written.
 
     Raises:
         EngineError: if the exporter fails.
     """
     parts = _parts(task, mean_shape, nets)
-    fine = [name for name in parts if name not in ("view", COARSE)]
-    coarse_points = f"{COARSE}/points"
-    found = [f"landmarks/{name}" for name in parts["landmarks"].outputs]
-    axes = "patches/axes"
-    written = {}
-    if layout == "one":
-        outputs = [*found[:2], axes, coarse_points, *found[2:]]
-        models = {"scan": _join(list(parts.values()), outputs)}
-    else:
-        models = {
-            "scan-coarse": _join([parts["view"], parts[COARSE]], [coarse_points]),
-            "scan-fine": _join([parts[name] for name in fine], [*found[:2], axes, *found[2:]]),
-        }
-    for graph in LAYOUTS[layout]:
-        written[graph] = folder / f"{graph}.onnx"
-        onnx.save(models[graph], written[graph])
-        onnx.checker.check_model(str(written[graph]), full_check=True)
-    return written
+    points, confidence, *slices = (f"landmarks/{name}" for name in parts[-1].outputs)
+    model = _join(parts, [points, confidence, "patches/axes", f"{COARSE}/points", *slices])
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 @dataclass(frozen=True)
@@ -85,33 +63,30 @@ class _Part:
         return [value.name for value in self.model.graph.output]
 
 
-def _parts(task: Task, mean_shape: Floats, nets: Mapping[str, Path]) -> dict[str, _Part]:
+def _parts(task: Task, mean_shape: Floats, nets: Mapping[str, Path]) -> list[_Part]:
     """The parts of the whole method, in the order they run."""
     count = len(task.landmarks)
-    scan = (torch.rand(1, 1, 9, 8, 7), torch.eye(3)[None], torch.ones(1, 3), torch.tensor([[0.0, 1.0]]))
-    size = {axis + 2: torch.export.Dim(name, min=SMALLEST_SCAN, max=LARGEST_SCAN) for axis, name in enumerate("kji")}
-    still: tuple[dict[int, Any], ...] = ({}, {}, {})
-    view = _export(CoarseView(task), scan, (size, *still), SCAN_INPUTS, ["volume"])
+    size = {axis + 2: torch.export.Dim(name, min=PADDING, max=LARGEST_SCAN) for axis, name in enumerate("kji")}
+    volume, voxels, placement = SCAN_INPUTS
     graphs = list(fine_graphs(task))
     patches = _export(
-        PatchViews(task, mean_shape), (*scan, torch.rand(1, count, 3)), (size, *still, {}), (*SCAN_INPUTS, "points"),
-        ["axes", "centres", *graphs],
+        PatchViews(task, mean_shape),
+        (torch.rand(1, 1, *(PADDING + n for n in range(1, 4))), torch.rand(1, 6, 3), torch.rand(1, count, 3)),
+        (size, {}, {}), (voxels, placement, "points"), ["axes", "centres", *graphs],
     )  # fmt: skip
     parts = [
-        _Part("view", view, SCAN_INPUTS),
-        _Part(COARSE, onnx.load(nets[COARSE]), ("view/volume",)),
-        _Part("patches", patches, (*SCAN_INPUTS, f"{COARSE}/points")),
+        _Part(COARSE, onnx.load(nets[COARSE]), (volume,)),
+        _Part("patches", patches, (voxels, placement, f"{COARSE}/points")),
         *(_Part(graph, onnx.load(nets[graph]), (f"patches/{graph}",)) for graph in graphs),
     ]
-    taken = ["patches/axes", "patches/centres", *(f"{p.name}/{name}" for p in parts[3:] for name in p.outputs)]
+    taken = ["patches/axes", "patches/centres", *(f"{p.name}/{name}" for p in parts[2:] for name in p.outputs)]
     examples = [torch.rand(1, 3, 3), torch.rand(1, count, 3)]
-    for part, rows in zip(parts[3:], fine_graphs(task).values(), strict=True):
+    for part, rows in zip(parts[2:], fine_graphs(task).values(), strict=True):
         shapes = ((1, len(rows), 3), (1, len(rows)), (1,))
         examples += [torch.rand(*shape) for shape, _ in zip(shapes, part.outputs, strict=False)]
     names = ["points", "confidence", *(["key_slices"] if len(parts[-1].outputs) > 2 else [])]
     landmarks = _export(Landmarks(task), tuple(examples), None, [f"in{n}" for n in range(len(examples))], names)
-    parts.append(_Part("landmarks", landmarks, tuple(taken)))
-    return {part.name: part for part in parts}
+    return [*parts, _Part("landmarks", landmarks, tuple(taken))]
 
 
 def _export(
@@ -172,7 +147,7 @@ def _join(parts: Sequence[_Part], outputs: Sequence[str]) -> ModelProto:
         opsets.update(
             {entry.domain: max(entry.version, opsets.get(entry.domain, 0)) for entry in part.model.opset_import}
         )
-    graph = helper.make_graph(nodes, "scan", list(inputs.values()), [given[tensor] for tensor in outputs], stored)
+    graph = helper.make_graph(nodes, SCAN, list(inputs.values()), [given[tensor] for tensor in outputs], stored)
     for value in (*graph.input, *graph.output):
         if value.name == "voxels":
             continue

@@ -3,8 +3,7 @@
 ::
 
     FP32 graphs --calibrate, gate--> graphs at a precision    (build onnxruntime-<precision>)
-                --put together-----> graphs over a whole scan (build onnxruntime-<precision>-<layout>, if asked for)
-                --TensorRT---------> plans                    (build tensorrt[-rtx]-<precision>[-<layout>])
+                --put together, TensorRT--> the plan of the whole method (build tensorrt[-rtx]-<precision>)
                 --OpenVINO, gate---> a record of the accuracy in bfloat16  (build openvino-bf16)
 """
 
@@ -29,21 +28,19 @@ from trt_landmarks.bundles.builds import (
 )
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.calibration.recipe import LIMITS, LOW_PRECISIONS, Recipe, constants
+from trt_landmarks.engines.tensorrt.check import Plan
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, load_flavour
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import write_text
 from trt_landmarks.system import installed_version, installed_versions, processor, processor_bf16
-from trt_landmarks.task.graphs import LAYOUTS, NETS
+from trt_landmarks.task.graphs import SCAN, scan_profile
 
 if TYPE_CHECKING:
     from trt_landmarks.calibration.scans import CalibrationScans
     from trt_landmarks.localization.localizer import Localizer
-    from trt_landmarks.localization.whole_scan import ResidentLocalizer
-
-#: Most scratch memory of the GPU a plan may use unless told otherwise, bytes.
-WORKSPACE = 2 << 30
+    from trt_landmarks.localization.whole_scan import WholeScanLocalizer
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,7 @@ class Request:
             earlier build, or, for FP16, made without measuring millimetres.
         method, exclude, sensitivity: see :class:`~trt_landmarks.calibration.recipe.Recipe`.
         accept_deviation: build even if the gate is not passed.
-        plans: settings of TensorRT's builder; a workspace of None is :data:`WORKSPACE`, or no limit for graphs over a
-            whole scan: they are built for very large ones, and memory is taken for those that come.
-        layout: how the method is cut into graphs (:mod:`trt_landmarks.task.layouts`).
+        plans: settings of TensorRT's builder.
     """
 
     precision: str
@@ -68,7 +63,6 @@ class Request:
     sensitivity: bool = False
     accept_deviation: bool = False
     plans: PlanSettings = PlanSettings()
-    layout: str = NETS
 
     @property
     def recipe(self) -> Recipe:
@@ -97,9 +91,7 @@ def build(bundle: Bundle, engine: str, request: Request, say: Say = lambda text:
             f"{request.precision}: no such precision for engine {engine}.",
             f"Precisions: {', '.join(ENGINE_PRECISIONS[engine])}.",
         )
-    if request.layout not in (NETS, *LAYOUTS):
-        raise EngineError(f"{request.layout}: no such layout.", f"Take {', '.join((NETS, *LAYOUTS))}.")
-    if (engine, request.precision, request.layout) == ("onnxruntime", "fp32", NETS):
+    if (engine, request.precision) == ("onnxruntime", "fp32"):
         say("ONNX Runtime runs the bundle's FP32 graphs as they are: nothing to build")
         return own_graphs(bundle)
     bundle.verify()
@@ -108,9 +100,7 @@ def build(bundle: Bundle, engine: str, request: Request, say: Say = lambda text:
     graphs = own_graphs(bundle)
     if request.precision in LOW_PRECISIONS:
         graphs = _graphs(bundle, request, say)
-    if request.layout != NETS:
-        graphs = _resident(bundle, request, graphs, say)
-    done = graphs if engine == "onnxruntime" else _plans(bundle, engine, request, graphs, say)
+    done = graphs if engine == "onnxruntime" else _plan(bundle, engine, request, graphs, say)
     if done.status == "cached":
         say(f"{done.folder.name}: the same build is there already (cached)")
     return done
@@ -176,93 +166,59 @@ def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
     return done
 
 
-def _resident(bundle: Bundle, request: Request, graphs: Build, say: Say) -> Build:
-    """The build of graphs over a whole scan, from nets at a precision."""
+def _plan(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Say) -> Build:
+    """The build of TensorRT's plan of the whole method, put together of graphs."""
+    from trt_landmarks.engines.tensorrt.build import build_plan, build_target
+
+    profile = scan_profile(bundle.task)
+    command = _command(bundle, engine, request)
     recipe = {
         "sources": graphs.digests,
         "mean_shape_mm": bundle.manifest["mean_shape_mm"],
+        "flavour": {"name": engine, "version": str(load_flavour(engine).__version__)},
+        "target": build_target(engine, request.plans),
+        "settings": request.plans.as_data(),
+        "profile": profile,
         "versions": _versions("onnx", "torch"),
     }
 
     def make(folder: Path) -> dict[str, Any]:
-        from trt_landmarks.export.whole_scan import write_resident
+        from trt_landmarks.export.whole_scan import write_whole_scan
 
-        say(f"putting the graphs together: {request.layout}")
-        (folder / "graphs").mkdir()
-        files = write_resident(bundle.task, bundle.mean_shape, graphs.files, request.layout, folder / "graphs")
-        return {
-            "graphs": {graph: f"graphs/{path.name}" for graph, path in files.items()},
-            "gate": graphs.record["gate"],
-        }
-
-    command = _command(bundle, "onnxruntime", request)
-    return make_build(bundle, "onnxruntime", request.precision, recipe, command, make, request.layout)
-
-
-def _plans(bundle: Bundle, engine: str, request: Request, graphs: Build, say: Say) -> Build:
-    """The build of TensorRT's plans from graphs."""
-    from trt_landmarks.engines.tensorrt.build import build_plan, build_target
-    from trt_landmarks.task.graphs import profiles
-
-    shapes = profiles(bundle.task, request.layout)
-    command = _command(bundle, engine, request)
-    settings = request.plans
-    if settings.workspace_bytes is None and request.layout == NETS:
-        settings = replace(settings, workspace_bytes=WORKSPACE)
-    recipe = {
-        "sources": graphs.digests,
-        "flavour": {"name": engine, "version": str(load_flavour(engine).__version__)},
-        "target": build_target(engine, settings),
-        "settings": settings.as_data(),
-        "profiles": shapes,
-        "versions": _versions(),
-    }
-
-    def make(folder: Path) -> dict[str, Any]:
-        (folder / "engines").mkdir()
-        facts: dict[str, Any] = {"graphs": {}, "gate": graphs.record["gate"], "plans": {}}
-        gate = _in_brief(graphs.record["gate"])
-        for graph, path in graphs.files.items():
-            say(f"building {graph} with {engine}")
-            facts["graphs"][graph] = f"engines/{graph}.plan"
-            plan = folder / facts["graphs"][graph]
-            record = build_plan(
-                path, plan, engine, shapes[graph], graph=graph, precision=request.precision, command=command,
-                settings=settings, gate=gate, say=say,
-            )  # fmt: skip
-            facts["plans"][graph] = asdict(record.network)
+        source, file = folder / f"{SCAN}.onnx", f"engines/{SCAN}.plan"
+        (folder / file).parent.mkdir()
+        say("putting the graph of the whole method together")
+        write_whole_scan(bundle.task, bundle.mean_shape, graphs.files, source)
+        say(f"building its plan with {engine}")
+        gate = graphs.record["gate"]
+        record = build_plan(
+            source, folder / file, engine, profile, graph=SCAN, precision=request.precision, command=command,
+            settings=request.plans, gate=_in_brief(gate), say=say,
+        )  # fmt: skip
+        source.unlink()
         problem = gpu_problem()
         if problem is None and request.scans is not None:
-            facts["gate"] = _gate_plans(bundle, engine, request, graphs, folder, say)
+            gate = _gate_plan(bundle, engine, request, Plan(folder / file, record.source_sha256), say)
         else:
             why = problem or "no scans were given"
-            say(f"the plans themselves were not run: {why}; the gate's figures are those of their graphs")
-        return facts
+            say(f"the plan itself was not run: {why}; the gate's figures are those of its graphs")
+        return {
+            "graphs": {SCAN: file}, "source": record.source_sha256, "gate": gate, "plan": asdict(record.network)
+        }  # fmt: skip
 
-    return make_build(bundle, engine, request.precision, recipe, command, make, request.layout)
+    return make_build(bundle, engine, request.precision, recipe, command, make)
 
 
-def _gate_plans(bundle: Bundle, engine: str, request: Request, graphs: Build, folder: Path, say: Say) -> dict[str, Any]:
-    """The gate, measured with the plans on the GPU (not verified: no GPU was at hand)."""
-    from trt_landmarks.engines.tensorrt.check import Plan
+def _gate_plan(bundle: Bundle, engine: str, request: Request, plan: Plan, say: Say) -> dict[str, Any]:
+    """The gate, measured with the plan on the GPU (not verified: no GPU was at hand)."""
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
     from trt_landmarks.engines.tensorrt.record import set_gate
-    from trt_landmarks.localization.localizer import Localizer
-    from trt_landmarks.localization.whole_scan import ResidentLocalizer
-    from trt_landmarks.task.graphs import profiles
+    from trt_landmarks.localization.whole_scan import WholeScanLocalizer
 
-    usual = {graph: next(iter(shapes.values()))[1] for graph, shapes in profiles(bundle.task, request.layout).items()}
-    plans = {
-        graph: Plan(folder / "engines" / f"{graph}.plan", digest, usual[graph])
-        for graph, digest in graphs.digests.items()
-    }
-    opened = TensorRTEngine(plans, engine, request.precision)
-    measured: Localizer | ResidentLocalizer = Localizer(bundle.task, bundle.mean_shape, opened)
-    if request.layout != NETS:
-        measured = ResidentLocalizer(bundle.task, opened, request.layout)
-    gate = _gate(bundle, request, measured, f"{engine} on the GPU", say)
-    for plan in plans.values():
-        set_gate(plan.path, _in_brief(gate))
+    opened = TensorRTEngine({SCAN: plan}, engine, request.precision)
+    gate = _gate(bundle, request, WholeScanLocalizer(bundle.task, opened), f"{engine} on the GPU", say)
+    opened.close()
+    set_gate(plan.path, _in_brief(gate))
     return gate
 
 
@@ -271,8 +227,6 @@ def _openvino(bundle: Bundle, request: Request, say: Say) -> Build:
     from trt_landmarks.engines.openvino import OpenVinoEngine, check_bf16
     from trt_landmarks.localization.localizer import Localizer
 
-    if request.layout != NETS:
-        raise EngineError(f"openvino does not run layout {request.layout}.", f"Use --layout {NETS}.")
     if request.precision == "fp32":
         say("OpenVINO runs the bundle's FP32 graphs as they are: nothing to build")
         return own_graphs(bundle)
@@ -300,7 +254,7 @@ def _openvino(bundle: Bundle, request: Request, say: Say) -> Build:
 
 
 def _gate(
-    bundle: Bundle, request: Request, measured: Localizer | ResidentLocalizer, engine: str, say: Say
+    bundle: Bundle, request: Request, measured: Localizer | WholeScanLocalizer, engine: str, say: Say
 ) -> dict[str, Any]:
     """The accuracy gate: landmarks of held-out scans, compared with FP32 in ONNX Runtime.
 
@@ -367,8 +321,6 @@ def _command(bundle: Bundle, engine: str, request: Request) -> str:
     """How to make a build again; folders of this machine are left out."""
     words = ["trtlm", "build", bundle.name if bundle.shipped else "BUNDLE", "--engine", engine]
     words += ["--precision", request.precision]
-    if request.layout != NETS:
-        words += ["--layout", request.layout]
     if request.precision == "bf16":
         words += ["--calib", "SCANS"]
     if request.precision in LOW_PRECISIONS and request.scans is not None:

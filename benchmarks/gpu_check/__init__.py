@@ -10,22 +10,15 @@ only, and what it had found by then is kept.  What cannot run is a row with its 
     measured  a figure without a verdict
     not run   it could not be done here, with the reason
 
-Exit code: 0 if everything that ran agrees, 1 if a row failed, 2 if there is no GPU (the report is written and says so).
-The report names chips and versions, never a path or a machine.
+Exit code: 0 if everything that ran agrees; 1 if a row failed, also where TensorRT and PyCUDA are installed and no plan
+opens; 2 if there is no GPU (the report is written and says so).  The report is written after each section; it names
+chips and versions, never a path or a machine.
 
 **Builds** are taken as they are found (``TRTLM_CACHE``, or within a bundle), and only missing ones are made here: fp32
 and fp16, the latter without scans; int8 only from a build of its graphs.  So plans that were built ahead of time, on a
-machine without a GPU, are carried along by carrying that folder::
+machine without a GPU, are carried along by carrying that folder.  ``benchmarks/pack.py`` packs all that a machine
+without a network needs.
 
-    TRTLM_CACHE=carried trtlm build --engine tensorrt-rtx --precision fp16 --layout one     # and so on, beforehand
-
-**On a machine without a network** carry this checkout, the scans, that folder, and the packages as wheels in a folder
-(TensorRT for RTX, DALI, cuda-bindings, SimpleITK and isal; onnxruntime for the comparison; PyCUDA's source, which is
-built there with nvcc), then::
-
-    python3 -m pip install --no-index --no-deps --target site wheels/*.whl
-    PYTHONPATH=site:. TRTLM_CACHE=carried python3 -m benchmarks.gpu_check --scans scans --out report
-
-**Not verified, for want of a GPU:** every section on a real one.  Their logic is tested with a stand-in for TensorRT,
-PyCUDA and the driver that computes with ONNX Runtime; a run without a GPU is tested as it is.
+**Not verified on a GPU:** every section.  Their logic is tested with a stand-in for TensorRT, PyCUDA and the driver
+that computes with ONNX Runtime; a run without a GPU is tested as it is.
 """

@@ -1,4 +1,4 @@
-"""The command: runs the sections, each in its own process, and writes the report."""
+"""The command: runs the sections, each in its own process, and writes the report after each."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
             for entry in rows:
                 print(f"{name}: {entry['what']}: {entry['result']} {entry.get('reason', '')}".rstrip(), flush=True)
             sections.append({"name": name, "seconds": round(time.monotonic() - begun, 1), "rows": rows})
-    report = scrubbed(_report(sections, problem, time.monotonic() - start))
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_text(options.out / "gpu_check.json", json.dumps(report, indent=1) + "\n", TrtlmError)
-        write_text(options.out / "gpu_check.md", markdown(report), TrtlmError)
-    except (OSError, TrtlmError) as error:
-        print(f"{options.out}: the report cannot be written: {error}", file=sys.stderr)
-        return 2
+            report = scrubbed(_report(sections, problem, time.monotonic() - start))
+            try:
+                options.out.mkdir(parents=True, exist_ok=True)
+                write_text(options.out / "gpu_check.json", json.dumps(report, indent=1) + "\n", TrtlmError)
+                write_text(options.out / "gpu_check.md", markdown(report), TrtlmError)
+            except (OSError, TrtlmError) as error:
+                print(f"{options.out}: the report cannot be written: {error}", file=sys.stderr)
+                return 2
     print(report["verdict"])
     return 2 if problem is not None else int(report["counts"][FAILED] > 0)
 

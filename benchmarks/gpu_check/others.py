@@ -1,177 +1,211 @@
-"""The sections beside TensorRT's own runs: hand-over between streams, DALI, ONNX Runtime's CUDA provider, PyTorch."""
+"""The sections beside TensorRT's own runs: DALI and its hand-over, forms of the nets, and what others are as fast."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, Row, latency, row, verdict
-from benchmarks.gpu_check.sections import (
-    SAME_MM,
-    VOLUME_TOLERANCE,
-    Setting,
-    compared,
-    localizer_of,
-    net_inputs,
-    nets_engine,
-    pycuda,
-)
+from benchmarks.gpu_check.rows import MEASURED, NOT_RUN, Row, latency, row, verdict
+from benchmarks.gpu_check.sections import SAME_MM, Setting, any_engine, pycuda
+from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.tensorrt.memory import FINISHED, DeviceArray
+from trt_landmarks.engines.tensorrt.check import Plan
+from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, load_flavour
 from trt_landmarks.errors import EngineError
-from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.localizer import Localizer, coarse_grid
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer
+from trt_landmarks.preprocessing.dali import DaliPreprocessor
 from trt_landmarks.preprocessing.reference import ReferencePreprocessor
 from trt_landmarks.preprocessing.sampling import intensity_range
-from trt_landmarks.task.graphs import COARSE, NETS
+from trt_landmarks.scan import Scan
+from trt_landmarks.task.graphs import COARSE, net_profiles
 
-if TYPE_CHECKING:
-    from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
-
-#: Hand-overs, and how long the writer is kept busy before it writes, s.
-TURNS, DELAY = 20, 0.02
-#: Bytes that are copied to and fro to keep it busy.
-BALLAST = 256 << 20
-
-
-def race(setting: Setting) -> Iterator[Row]:
-    """A writer on another stream that is late: the engine must wait for it, and reads old data if it does not."""
-    bundle = setting.bundle()
-    volumes = [net_inputs(bundle, scan)[COARSE] for scan in setting.read(2)]
-    if len(volumes) < 2 or np.array_equal(*volumes):
-        volumes = [volumes[0], np.ascontiguousarray(volumes[0][..., ::-1])]
-    engine = nets_engine(bundle)
-    cuda, context = pycuda()
-    expected = [engine.run(COARSE, volume)[0] for volume in volumes]
-    context.push()
-    try:
-        wrong, copies = _hand_overs(cuda, engine, volumes, expected)
-    finally:
-        context.pop()
-        engine.close()
-    figures = {"turns": TURNS, "writer_copies": copies}
-    yield verdict("hand-over with the wait", wrong[True] == 0, "results are wrong", wrong=wrong[True], **figures)
-    yield verdict("hand-over without the wait", wrong[False] > 0, "the race does not show itself",
-                  wrong=wrong[False], **figures)  # fmt: skip
-
-
-def _hand_overs(cuda: Any, engine: TensorRTEngine, volumes: Any, expected: Any) -> tuple[dict[bool, int], int]:
-    """Wrong results with and without the wait, and by how many copies the writer was kept busy."""
-    stream, size = cuda.Stream(1), volumes[0].nbytes  # 1: does not wait for the default stream
-    sources = [cuda.mem_alloc(size) for _ in volumes]
-    for source, volume in zip(sources, volumes, strict=True):
-        cuda.memcpy_htod_async(int(source), volume, stream)
-    ballast, target = cuda.mem_alloc(2 * BALLAST), cuda.mem_alloc(size)
-    cuda.memcpy_dtod_async(int(target), int(sources[1]), size, stream)
-    stream.synchronize()
-
-    def late(copies: int) -> None:
-        for _ in range(copies):
-            cuda.memcpy_dtod_async(int(ballast), int(ballast) + BALLAST, BALLAST, stream)
-
-    copies, wrong = _copies(late, stream), {True: 0, False: 0}
-    for waits in wrong:
-        for turn in range(TURNS):
-            late(copies)
-            cuda.memcpy_dtod_async(int(target), int(sources[turn % 2]), size, stream)
-            writer = int(stream.handle) if waits else FINISHED
-            (points,) = engine.run(COARSE, DeviceArray(int(target), volumes[0].shape, writer, target))
-            wrong[waits] += not np.abs(points - expected[turn % 2]).max() <= SAME_MM
-            stream.synchronize()
-    for allocation in (*sources, ballast, target):
-        allocation.free()
-    return wrong, copies
-
-
-def _copies(late: Any, stream: Any) -> int:
-    """How many copies keep the writer busy for :data:`DELAY`."""
-    copies = 1
-    while copies < 4096:
-        start = time.perf_counter()
-        late(copies)
-        stream.synchronize()
-        if time.perf_counter() - start >= DELAY:
-            break
-        copies *= 2
-    return copies
+#: The largest difference of a volume between preprocessors, of its range 0..1.
+VOLUME_TOLERANCE = 1e-3
+#: Hand-overs from DALI to TensorRT.
+TURNS = 40
 
 
 def dali(setting: Setting) -> Iterator[Row]:
-    """DALI on the GPU: its numbers, and its volumes taken by TensorRT where they lie."""
-    from trt_landmarks.preprocessing.dali import DaliPreprocessor
-
+    """DALI on the GPU: its numbers, and its buffers taken by TensorRT where they lie, in the right order."""
     bundle, scans = setting.bundle(), setting.read()
-    task = bundle.task
-    localizer = Localizer(task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
-    grids = [localizer.coarse_grid(scan) for scan in scans]
-    ranges = [intensity_range(scan.voxels, task.intensity) for scan in scans]
+    grids = [coarse_grid(bundle.task, scan) for scan in scans]
+    ranges = [intensity_range(scan.voxels, bundle.task.intensity) for scan in scans]
     on_gpu = DaliPreprocessor(0)
     found = on_gpu.coarse_volumes(scans, grids, ranges)
     for name, other in (("DALI's CPU", DaliPreprocessor()), ("the reference", ReferencePreprocessor())):
         apart = float(np.abs(found - other.coarse_volumes(scans, grids, ranges)).max())
         yield verdict(f"GPU against {name}", apart <= VOLUME_TOLERANCE, "it is too large", max_difference=apart)
-    yield row("GPU latency, one scan, to the host", MEASURED,
-              latency=latency(lambda: on_gpu.coarse_volumes(scans[:1], grids[:1], ranges[:1])))  # fmt: skip
     try:
-        engine = nets_engine(bundle)
+        engine = any_engine(bundle)
     except EngineError as error:
         yield row("hand-over to TensorRT", NOT_RUN, str(error))
         return
-    largest, pointers = 0.0, set()
-    for turn in range(TURNS):
-        n = turn % len(scans)
-        batch = on_gpu.on_device([scans[n]], [grids[n]], [ranges[n]], engine.stream)
-        tensor = batch.volumes.as_tensor()
-        given = DeviceArray.of(tensor, FINISHED)  # DALI made the engine's stream wait
-        pointers.add(given.address == tensor.data_ptr())
-        (points,) = engine.run(COARSE, given)
-        largest = max(largest, float(np.abs(points - engine.run(COARSE, found[n : n + 1])[0]).max()))
-    yield verdict("hand-over to TensorRT", largest <= SAME_MM and pointers == {True}, "points differ, or it was copied",
-                  turns=TURNS, max_mm=largest)  # fmt: skip
+    expected = [WholeScanLocalizer(bundle.task, engine).localize(scan).points for scan in scans]
+    wrong = _wrong(WholeScanLocalizer(bundle.task, engine, on_gpu), scans, expected)
+    yield verdict("hand-over to TensorRT", wrong == 0, "points differ: the engine read too early",
+                  turns=TURNS, wrong=wrong)  # fmt: skip
+    cuda, context = pycuda()
+    context.push()
+    elsewhere = cuda.Stream(1)
+    early = _wrong(WholeScanLocalizer(bundle.task, engine, _Elsewhere(on_gpu, int(elsewhere.handle))), scans, expected)
+    elsewhere.synchronize()
+    del elsewhere
+    context.pop()
+    yield row("without the wait", MEASURED, "" if early else "the race does not show itself", wrong=early)
     engine.close()
 
 
-def onnxruntime_cuda(setting: Setting) -> Iterator[Row]:
-    """ONNX Runtime on the GPU.  Its CUDA provider computes in TF32 unless told otherwise, so FP16's limits hold."""
-    bundle, scans = setting.bundle(), setting.read()
+class _Elsewhere:
+    """DALI that lets another stream wait than the engine's: a race."""
+
+    name = "dali"
+
+    def __init__(self, on_gpu: DaliPreprocessor, stream: int) -> None:
+        self._on_gpu, self._stream = on_gpu, stream
+        self.coarse_volumes = on_gpu.coarse_volumes
+
+    def scan_volumes(self, scan: Scan, grid: Any, intensities: Any, stream: int | None) -> Any:
+        return self._on_gpu.scan_volumes(scan, grid, intensities, self._stream)
+
+
+def _wrong(localizer: WholeScanLocalizer, scans: list[Scan], expected: list[Any]) -> int:
+    """How often of :data:`TURNS` points are not those that the same engine finds with inputs from the host."""
+    wrong = 0
+    for turn in range(TURNS):
+        n = turn % len(scans)
+        # DALI's samples differ from the reference's by less than this
+        wrong += not np.abs(localizer.localize(scans[n]).points - expected[n]).max() <= 100 * SAME_MM
+    return wrong
+
+
+def variants(setting: Setting) -> Iterator[Row]:
+    """The fine nets in forms that compute the same, alone, as CUDA graphs: which one does this GPU like?"""
+    from trt_landmarks.export.fine_forms import FORMS, in_form
+    from trt_landmarks.export.onnx_graphs import export_graph
+    from trt_landmarks.export.weights import nets_from_bundle
+    from trt_landmarks.nets.folding import folded
+
+    bundle, scan = setting.bundle(), setting.read(1)[0]
+    inputs, nets = net_inputs(bundle, scan), nets_from_bundle(bundle, [scan])
+    for flavour in FLAVOURS:
+        try:
+            load_flavour(flavour)
+        except EngineError as error:
+            yield row(flavour, NOT_RUN, error.message)
+            continue
+        for form in FORMS:
+            for graph, array in inputs.items():
+                if graph == COARSE:
+                    continue
+                what = f"{flavour} {graph} {form}"
+                with TemporaryDirectory() as name:
+                    path = Path(name) / f"{graph}.onnx"
+                    export_graph(in_form(folded(nets[graph]), form), graph, array.shape[1:], path)
+                    yield _timed(bundle, flavour, graph, path, array, what)
+
+
+def _timed(bundle: Bundle, flavour: str, graph: str, path: Path, array: Any, what: str) -> Row:
+    from trt_landmarks.engines.tensorrt.build import build_plan
+
+    try:
+        plan = path.with_suffix(".plan")
+        record = build_plan(
+            path, plan, flavour, net_profiles(bundle.task)[graph], graph=graph, precision="fp32", command="gpu_check"
+        )
+        engine = TensorRTEngine({graph: Plan(plan, record.source_sha256)}, flavour, "fp32")
+    except EngineError as error:
+        return row(what, NOT_RUN, str(error))
+    found = latency(lambda: engine.run(graph, array))
+    engine.close()
+    return row(what, MEASURED, build_seconds=record.seconds, plan_layers=record.network.layers, latency=found)
+
+
+def baselines(setting: Setting) -> Iterator[Row]:
+    """The same nets, with the same weights and inputs, in PyTorch at its best and in ONNX Runtime's CUDA provider."""
+    bundle, scan = setting.bundle(), setting.read(1)[0]
+    inputs = net_inputs(bundle, scan)
+    yield from _torch(bundle, scan, inputs)
     try:
         engine = OnnxRuntimeEngine(bundle.graphs, provider="CUDAExecutionProvider")
     except EngineError as error:
-        yield row("CUDA provider", NOT_RUN, error.message)
+        yield row("ONNX Runtime's CUDA provider", NOT_RUN, error.message)
         return
-    localizer = localizer_of(bundle, engine, NETS)
-    localized = [localizer.localize(scan) for scan in scans]
-    yield compared(setting, bundle, localized, "fp16", "against onnxruntime fp32")
-    yield row("latency", MEASURED, latency=latency(lambda: localizer.localize(scans[0])))
+
+    def run() -> None:
+        for graph, array in inputs.items():
+            engine.run(graph, array)
+
+    yield row("ONNX Runtime's CUDA provider", MEASURED, latency=latency(run))
 
 
-def torch_nets(setting: Setting) -> Iterator[Row]:
-    """The nets in PyTorch on this GPU.  A bundle holds no PyTorch weights, so theirs are random: times only."""
+def _torch(bundle: Bundle, scan: Scan, inputs: dict[str, Any]) -> Iterator[Row]:
     try:
         import torch
-    except ImportError:
-        yield row("PyTorch", NOT_RUN, "it is not installed")
+
+        from trt_landmarks.export.weights import nets_from_bundle
+        from trt_landmarks.nets.folding import folded
+    except ImportError as error:
+        yield row("PyTorch", NOT_RUN, f"{error.name} is not installed")
         return
     if not torch.cuda.is_available():
         yield row("PyTorch", NOT_RUN, f"PyTorch {torch.__version__} cannot use this GPU")
         return
-    from trt_landmarks.nets.model import build_nets
+    nets = {graph: folded(net).cuda().eval() for graph, net in nets_from_bundle(bundle, [scan]).items()}
+    half = [torch.from_numpy(array).cuda() for array in inputs.values()]
+    last = [tensor.to(memory_format=torch.channels_last_3d) for tensor in half]
 
-    bundle, scan = setting.bundle(), setting.read(1)[0]
-    inputs = net_inputs(bundle, scan)
-    for name, dtype in (("fp32", torch.float32), ("fp16", torch.float16)):
-        what = f"latency of the nets alone, eager {name}, random weights"
-        nets = {graph: net.cuda().eval() for graph, net in build_nets(bundle.task).items()}
+    def forward(models: Any, tensors: Any, amp: bool) -> None:
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=amp):
+            for model, tensor in zip(models, tensors, strict=True):
+                model(tensor)
 
-        def run(nets: Any = nets, dtype: Any = dtype) -> None:
-            with torch.inference_mode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-                for graph, array in inputs.items():
-                    nets[graph](torch.from_numpy(array).cuda())
+    def synchronized(call: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            call()
             torch.cuda.synchronize()
 
+        return run
+
+    def plain() -> Callable[[], None]:
+        return lambda: forward(nets.values(), half, False)
+
+    def amp() -> Callable[[], None]:
+        for net in nets.values():
+            net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return lambda: forward(nets.values(), last, True)
+
+    def graph() -> Callable[[], None]:
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                forward(nets.values(), last, True)
+        stream.synchronize()
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            forward(nets.values(), last, True)
+        return captured.replay
+
+    def compiled() -> Callable[[], None]:
+        models = [torch.compile(net) for net in nets.values()]
+        return lambda: forward(models, last, True)
+
+    ways = (("plain", plain), ("AMP and channels_last_3d", amp), ("CUDA graph of these", graph), ("compiled", compiled))
+    for name, make in ways:
+        what = f"PyTorch {name}, the nets alone, inputs on the GPU"
         try:
-            yield row(what, MEASURED, latency=latency(run))
-        except RuntimeError as error:
-            yield row(what, FAILED, str(error).splitlines()[0])
+            yield row(what, MEASURED, latency=latency(synchronized(make())))
+        except Exception as error:  # of a kernel or a compiler: the next may run
+            yield row(what, NOT_RUN, (str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def net_inputs(bundle: Bundle, scan: Scan) -> dict[str, Any]:
+    """The nets' inputs of one scan: graph name to ``[1, C, Z, Y, X]``, float32."""
+    from trt_landmarks.export.parity import real_inputs
+
+    return dict(real_inputs(Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs)), [scan]))

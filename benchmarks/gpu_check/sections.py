@@ -1,4 +1,4 @@
-"""The sections: what is checked on a GPU, and how.
+"""The sections that open and run TensorRT's plans, and the list of all sections in the order of what matters.
 
 Each takes the setting and yields rows; it may import what it checks, and may crash.
 """
@@ -18,30 +18,25 @@ from benchmarks.gpu_check.rows import FAILED, MEASURED, NOT_RUN, OK, Row, latenc
 from trt_landmarks.bundles.builds import Build, find_build
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.select import open_plans
-from trt_landmarks.engines.base import Engine
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, RTX, Log, load_flavour
-from trt_landmarks.engines.tensorrt.gpu import gpu_problem
-from trt_landmarks.engines.tensorrt.settings import PlanSettings
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS, load_flavour
 from trt_landmarks.errors import EngineError, TrtlmError
 from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.result import Localization
-from trt_landmarks.localization.whole_scan import ResidentLocalizer
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer
+from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.scan import Scan, find_scans, read_scan
-from trt_landmarks.task.graphs import COARSE, NETS, profiles
+from trt_landmarks.system import installed_versions
 
 if TYPE_CHECKING:
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
 
-#: Plans are built with as much scratch memory as they want: with layout ``one`` that is more than 4 GiB, for a scan
-#: of the largest size.
-UNLIMITED = PlanSettings()
+#: The precision of the default path.
+DEFAULT = "fp16"
+#: Precisions that are compared.
+PRECISIONS = ("fp16", "int8", "fp32")
 #: Runs after which nothing may have been allocated.
 STEADY_RUNS = 20
-#: Codes of errors that are failures; others say that something cannot be had here.
-BROKEN = ("cuda_failed", "engine_output", "run_failed", "shape_refused")
-#: The largest difference of a volume between preprocessors, of its range 0..1.
-VOLUME_TOLERANCE = 1e-3
 #: The largest difference of points between two ways of giving the same inputs, mm.
 SAME_MM = 1e-3
 
@@ -79,7 +74,7 @@ def machine(setting: Setting) -> Iterator[Row]:
     from trt_landmarks.doctor.facts import gather
     from trt_landmarks.doctor.report import make_report
 
-    report = make_report(gather(deep=True))
+    report = make_report(gather())
     yield row("computer", MEASURED, **{key: report["machine"].get(key) for key in ("python", "system", "machine")})
     yield row("driver", MEASURED, report["driver"]["problem"] or "", cuda=report["driver"]["cuda"],
               kernel=report["driver"]["kernel"])  # fmt: skip
@@ -92,95 +87,69 @@ def machine(setting: Setting) -> Iterator[Row]:
             yield row(name, MEASURED, package["problem"] or "", version=package["version"])
 
 
-def loading(setting: Setting) -> Iterator[Row]:
-    """Which TensorRT loads, and for what TensorRT for RTX builds plans that this GPU takes."""
+def opens(setting: Setting) -> Iterator[Row]:
+    """Does a plan open here, and does it find what ONNX Runtime finds?  What has all it needs and does not, failed."""
+    bundle, scans = setting.bundle(), setting.read()
+    yield from _reference(setting, bundle, scans)
+    has_pycuda = bool(installed_versions(("pycuda",)))
+    if not has_pycuda:
+        yield row("PyCUDA", NOT_RUN, "it is not installed")
     for flavour in FLAVOURS:
         try:
             yield row(f"{flavour} loads", OK, version=str(load_flavour(flavour).__version__))
         except EngineError as error:
             yield row(f"{flavour} loads", NOT_RUN, error.message)
-    problem = gpu_problem()
-    if problem is not None:
-        yield row("targets", NOT_RUN, problem)
-        return
-    try:
-        trt = load_flavour(RTX)
-    except EngineError as error:
-        yield row("targets", NOT_RUN, error.message)
-        return
-    bundle = setting.bundle()
-    for name in ("none named", *(name for name in trt.ComputeCapability.__members__ if name != "NONE")):
-        yield _target(trt, bundle, None if name == "none named" else trt.ComputeCapability.__members__[name], name)
-
-
-def _target(trt: Any, bundle: Bundle, target: Any, name: str) -> Row:
-    """Whether a plan of the coarse net can be built here for a target, and is taken by this GPU."""
-    what, log, start = f"target {name}", Log(trt), time.perf_counter()
-    builder = trt.Builder(log.logger)
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if flag is None else 1 << int(flag))
-    trt.OnnxParser(network, log.logger).parse(bundle.graphs[COARSE].read_bytes())
-    config, shapes = builder.create_builder_config(), builder.create_optimization_profile()
-    for tensor, (smallest, usual, largest) in profiles(bundle.task)[COARSE].items():
-        shapes.set_shape(tensor, smallest, usual, largest)
-    config.add_optimization_profile(shapes)
-    if target is not None:
-        config.num_compute_capabilities = 1
-        if not config.set_compute_capability(target, 0):
-            return row(what, MEASURED, "the builder does not take it", builds=False, loads=False)
-    plan = builder.build_serialized_network(network, config)
-    seconds = round(time.perf_counter() - start, 2)
-    if plan is None:
-        return row(what, MEASURED, log.last(), builds=False, loads=False)
-    loaded = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
-    said = log.last() if loaded is None else ""
-    return row(what, MEASURED, said, builds=True, build_seconds=seconds, loads=loaded is not None)
-
-
-def building(setting: Setting) -> Iterator[Row]:
-    """Plans: those that are there, and those that can be made here."""
-    from trt_landmarks.build import Request, build
-
-    bundle = setting.bundle()
-    flavours = [flavour for flavour in FLAVOURS if _loads(flavour)]
-    if not flavours:
-        yield row("plans", NOT_RUN, "no TensorRT loads")
-    for flavour in flavours:
-        for precision, layout in COMBINATIONS:
-            what = f"{flavour} {precision} {layout}"
-            if find_build(bundle, flavour, precision, layout) is not None:
-                yield row(what, MEASURED, "built before this run")
-                continue
-            start = time.perf_counter()
+            continue
+        for precision in (DEFAULT, "fp32"):
+            what = f"{flavour} {precision} opens"
             try:
-                build(bundle, flavour, Request(precision, layout=layout, plans=UNLIMITED))
-                yield row(what, MEASURED, "built here", seconds=round(time.perf_counter() - start, 1))
+                found = _build(bundle, flavour, precision)
+                start = time.perf_counter()
+                engine = open_plans(bundle, found, cuda_graphs=0)
             except (TrtlmError, ImportError) as error:
-                yield row(what, NOT_RUN, str(error))
+                yield row(what, FAILED if has_pycuda else NOT_RUN, str(error))
+                continue
+            yield row(what, OK, seconds=round(time.perf_counter() - start, 2))
+            yield from _agrees(setting, bundle, scans, engine, f"{flavour} {precision} against onnxruntime fp32")
+            engine.close()
+            break
 
 
-def _loads(flavour: str) -> bool:
-    try:
-        load_flavour(flavour)
-    except EngineError:
-        return False
-    return True
-
-
-def reference(setting: Setting) -> Iterator[Row]:
-    """FP32 in ONNX Runtime on the CPU: what all others are compared with."""
-    bundle, scans = setting.bundle(), setting.read()
-    localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs))
+def _reference(setting: Setting, bundle: Bundle, scans: Sequence[Scan]) -> Iterator[Row]:
+    """FP32 in ONNX Runtime on the CPU, with the graphs that are fast there: what all others are compared with."""
+    start = time.perf_counter()
+    localizer = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.cpu_graphs))
     found = [localizer.localize(scan) for scan in scans]
     names = ("points", "confidence", "coarse_points")
     arrays = {name: np.stack([getattr(one, name) for one in found]) for name in names}
     np.savez(setting.work / "reference.npz", **arrays)  # type: ignore[arg-type]
-    yield row("onnxruntime fp32 on the CPU", MEASURED, scans=len(scans),
-              latency=latency(lambda: localizer.localize(scans[0]), 5, 1))  # fmt: skip
+    yield row("onnxruntime fp32 on the CPU", MEASURED, scans=len(scans), seconds=round(time.perf_counter() - start, 1))
+
+
+def _build(bundle: Bundle, flavour: str, precision: str) -> Build:
+    """A build as it is found, or made here.
+
+    Raises:
+        TrtlmError, ImportError: if it cannot be made.
+    """
+    from trt_landmarks.build import Request, build
+
+    return find_build(bundle, flavour, precision) or build(bundle, flavour, Request(precision))
+
+
+def _agrees(
+    setting: Setting, bundle: Bundle, scans: Sequence[Scan], engine: TensorRTEngine, what: str
+) -> Iterator[Row]:
+    """Whether a plan finds what the reference does, given its inputs from the host."""
+    localizer = WholeScanLocalizer(bundle.task, engine)
+    try:
+        yield compared(setting, bundle, [localizer.localize(scan) for scan in scans], engine.precision, what)
+    except EngineError as error:
+        yield row(what, FAILED, str(error))
 
 
 def _expected(setting: Setting) -> list[Localization]:
-    """What :func:`reference` found, without key slices.
+    """What the reference found, without key slices.
 
     Raises:
         EngineError: if it did not come so far.
@@ -203,62 +172,66 @@ def compared(setting: Setting, bundle: Bundle, found: Sequence[Localization], pr
     return verdict(what, judgement["passed"], "; ".join(judgement["failures"]), **{n: figures[n] for n in shown})
 
 
-def running(setting: Setting, precision: str, layout: str) -> Iterator[Row]:
-    """Plans of a precision and layout: deviation in mm, CUDA graphs, allocations, latency."""
+def default_path(setting: Setting) -> Iterator[Row]:
+    """What ``trtlm infer`` does on this GPU: DALI, the plan as CUDA graphs; every stage, and without graphs."""
     bundle, scans = setting.bundle(), setting.read()
-    missing = True
-    for flavour in FLAVOURS:
-        found = find_build(bundle, flavour, precision, layout)
-        if found is None:
-            continue
-        missing = False
-        try:
-            yield from _run_build(setting, bundle, scans, found)
-        except EngineError as error:
-            yield row(f"{flavour} runs", FAILED if error.code in BROKEN else NOT_RUN, str(error))
-    if missing:
-        yield row("plans", NOT_RUN, f"there is no build of TensorRT at {precision} with layout {layout}")
+    preprocessor, note = open_preprocessor("auto", 0)
+    yield row("preprocessing", MEASURED, note)
+    for cuda_graphs in (8, 0):
+        engine = any_engine(bundle, cuda_graphs=cuda_graphs)
+        localizer = WholeScanLocalizer(bundle.task, engine, preprocessor)
+        how = "with CUDA graphs" if cuda_graphs else "without CUDA graphs"
+        for scan in scans[:2]:
+            size = "x".join(map(str, scan.geometry.size))
+            yield row(f"{engine.name} {size} {scan.voxels.dtype} {how}", MEASURED,
+                      latency=latency(partial(localizer.localize, scan)),
+                      stages_ms={k: round(v, 3) for k, v in localizer.localize(scan).timing_ms.items()})  # fmt: skip
+        if cuda_graphs:
+            yield from _replays(setting, bundle, scans, engine, localizer)
+        engine.close()
 
 
-def _run_build(setting: Setting, bundle: Bundle, scans: list[Scan], found: Build) -> Iterator[Row]:
-    name = found.engine
-    start = time.perf_counter()
-    plain = open_plans(bundle, found, cuda_graphs=0)
-    seconds = round(time.perf_counter() - start, 2)
-    localizer = localizer_of(bundle, plain, found.layout)
-    localized = [localizer.localize(scan) for scan in scans]
-    yield row(f"{name} loads and runs", OK, load_seconds=seconds)
-    yield compared(setting, bundle, localized, found.precision, f"{name} against onnxruntime fp32")
-    yield row(f"{name} latency", MEASURED, latency=latency(lambda: localizer.localize(scans[0])))
-    if found.layout == NETS:
-        inputs = net_inputs(bundle, scans[0])
-        yield row(f"{name} latency of the nets alone", MEASURED, latency=latency(lambda: _all_nets(plain, inputs)))
-    plain.close()
-    replaying = open_plans(bundle, found)
-    again = localizer_of(bundle, replaying, found.layout)
+def _replays(
+    setting: Setting, bundle: Bundle, scans: Sequence[Scan], engine: TensorRTEngine, localizer: WholeScanLocalizer
+) -> Iterator[Row]:
+    """A folder of mixed sizes, again and again: graphs are replayed, agree, and nothing is allocated."""
     for _ in range(3):
-        replayed = again.localize(scans[0])
-    apart = float(np.linalg.norm(replayed.points - localized[0].points, axis=-1).max())
-    if replaying.captured and not replaying.notes:
-        yield verdict(f"{name} CUDA graphs against the plain run", apart <= SAME_MM,
-                      "they differ", max_mm=apart, graphs=replaying.captured)  # fmt: skip
-        yield row(f"{name} latency with CUDA graphs", MEASURED, latency=latency(lambda: again.localize(scans[0])))
+        found = [localizer.localize(scan) for scan in scans]
+    yield compared(setting, bundle, found, engine.precision, "replays against onnxruntime fp32")
+    if engine.captured and not engine.notes:
+        yield row("CUDA graphs", OK, graphs=engine.captured, scans=len(scans))
     else:
-        differs = any("differs" in note for note in replaying.notes)
-        yield row(f"{name} CUDA graphs against the plain run", FAILED if differs else NOT_RUN,
-                  " ".join(replaying.notes) or "nothing was captured", max_mm=apart)  # fmt: skip
-    yield _steady(replaying, lambda: again.localize(scans[0]), name)
-    replaying.close()
+        differs = any("differs" in note for note in engine.notes)
+        yield row("CUDA graphs", FAILED if differs else NOT_RUN, " ".join(engine.notes) or "nothing was captured")
+    yield _steady(engine, lambda: [localizer.localize(scan) for scan in scans])
 
 
-def _steady(engine: TensorRTEngine, call: Callable[[], Any], name: str) -> Row:
+def precisions(setting: Setting) -> Iterator[Row]:
+    """The other precisions: how far they are, and how fast with their inputs on the host."""
+    bundle, scans = setting.bundle(), setting.read()
+    for precision in PRECISIONS:
+        for flavour in FLAVOURS:
+            what = f"{flavour} {precision}"
+            try:
+                load_flavour(flavour)
+                engine = open_plans(bundle, _build(bundle, flavour, precision))
+            except (TrtlmError, ImportError) as error:
+                yield row(what, NOT_RUN, str(error))
+                continue
+            yield from _agrees(setting, bundle, scans, engine, f"{what} against onnxruntime fp32")
+            localizer = WholeScanLocalizer(bundle.task, engine)
+            yield row(f"{what} latency", MEASURED, latency=latency(partial(localizer.localize, scans[0])))
+            engine.close()
+
+
+def _steady(engine: TensorRTEngine, call: Callable[[], Any]) -> Row:
     """Whether an engine that is warm still allocates."""
     call()
     before, free = engine.allocations, _free_memory()
     for _ in range(STEADY_RUNS):
         call()
     more = engine.allocations - before
-    return verdict(f"{name} allocates nothing once warm", more == 0, "it does", runs=STEADY_RUNS, allocations=more,
+    return verdict("allocates nothing once warm", more == 0, "it does", runs=STEADY_RUNS, allocations=more,
                    gpu_memory_bytes=free - _free_memory())  # fmt: skip
 
 
@@ -281,41 +254,22 @@ def pycuda() -> tuple[Any, Any]:
     return cuda, primary_context(0)
 
 
-def localizer_of(bundle: Bundle, engine: Engine, layout: str) -> Localizer | ResidentLocalizer:
-    """The localizer of a layout."""
-    if layout == NETS:
-        return Localizer(bundle.task, bundle.mean_shape, engine)
-    return ResidentLocalizer(bundle.task, engine, layout)
-
-
-def net_inputs(bundle: Bundle, scan: Scan) -> dict[str, Any]:
-    """The nets' inputs of one scan: graph name to ``[1, C, Z, Y, X]``, float32."""
-    from trt_landmarks.export.parity import real_inputs
-
-    return dict(real_inputs(Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs)), [scan]))
-
-
-def _all_nets(engine: Engine, inputs: dict[str, Any]) -> None:
-    for graph, array in inputs.items():
-        engine.run(graph, array)
-
-
-def nets_engine(bundle: Bundle) -> TensorRTEngine:
-    """The first engine that runs the nets' own plans.
+def any_engine(bundle: Bundle, cuda_graphs: int = 8) -> TensorRTEngine:
+    """The first engine that opens: of the default precision, if it can be had.
 
     Raises:
         EngineError: if there is none.
     """
     reasons = []
-    for flavour in FLAVOURS:
-        for precision in ("fp32", "fp16"):
+    for precision in (DEFAULT, "fp32"):
+        for flavour in FLAVOURS:
             found = find_build(bundle, flavour, precision)
             if found is not None:
                 try:
-                    return open_plans(bundle, found)
+                    return open_plans(bundle, found, cuda_graphs=cuda_graphs)
                 except EngineError as error:
                     reasons.append(error.message)
-    raise EngineError(f"No plan of the nets runs here. {' '.join(reasons)}".strip())
+    raise EngineError(f"No plan runs here. {' '.join(reasons)}".strip())
 
 
 def _others(name: str) -> Callable[[Setting], Iterator[Row]]:
@@ -329,23 +283,13 @@ def _others(name: str) -> Callable[[Setting], Iterator[Row]]:
     return run
 
 
-#: Precisions and layouts, the most telling first.
-COMBINATIONS = tuple((p, layout) for p in ("fp32", "fp16", "int8") for layout in (NETS, "one", "pair"))
-
+#: In the order of what matters; together they may take no longer than 8 minutes.
 SECTIONS = {
-    "machine": Section(machine, 60, ("machine",), needs_gpu=False),
-    "loading": Section(loading, 90, ("loading",), needs_gpu=False),
-    "building": Section(building, 150, ("plans",)),
-    "reference": Section(reference, 60, ("onnxruntime fp32 on the CPU",)),
-    **{
-        f"running {precision} {layout}": Section(
-            partial(running, precision=precision, layout=layout), 45,
-            ("against onnxruntime fp32", "latency", "CUDA graphs against the plain run", "allocates nothing once warm"),
-        )
-        for precision, layout in COMBINATIONS
-    },
-    "race": Section(_others("race"), 60, ("hand-over with the wait", "hand-over without the wait")),
-    "dali": Section(_others("dali"), 60, ("GPU against CPU", "hand-over to TensorRT")),
-    "onnxruntime-cuda": Section(_others("onnxruntime_cuda"), 45, ("against onnxruntime fp32", "latency")),
-    "torch": Section(_others("torch_nets"), 60, ("eager fp32", "eager fp16")),
+    "machine": Section(machine, 25, ("machine",), needs_gpu=False),
+    "opens and agrees": Section(opens, 120, ("a plan opens", "against onnxruntime fp32")),
+    "DALI and race": Section(_others("dali"), 60, ("GPU against the reference", "hand-over to TensorRT")),
+    "latency of the default path": Section(default_path, 60, ("latency", "CUDA graphs", "allocates nothing once warm")),
+    "variants": Section(_others("variants"), 70, ("grouped", "separate", "dense")),
+    "precisions": Section(precisions, 75, ("fp16", "int8", "fp32")),
+    "bench rows": Section(_others("baselines"), 60, ("PyTorch", "ONNX Runtime's CUDA provider")),
 }  # fmt: skip

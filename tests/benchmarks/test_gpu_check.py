@@ -23,13 +23,17 @@ from tests.synthetic import rotation
 from trt_landmarks.bench.machine import scrubbed
 from trt_landmarks.build import Request, build
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.engines.base import DeviceArray, Input
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
-from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
 from trt_landmarks.engines.tensorrt.flavours import RTX
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.record import PlanRecord
-from trt_landmarks.geometry import Geometry
+from trt_landmarks.export.fine_forms import FORMS
+from trt_landmarks.export.whole_scan import write_whole_scan
+from trt_landmarks.geometry import Geometry, Grid
+from trt_landmarks.preprocessing.reference import Range, ReferencePreprocessor
 from trt_landmarks.scan import Scan, write_scan
+from trt_landmarks.task.graphs import SCAN
 
 
 @pytest.fixture(scope="module")
@@ -158,40 +162,54 @@ def test_rows_and_their_table() -> None:
 
 @pytest.fixture(scope="module")
 def built(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The small model with real plans of TensorRT for RTX: the nets and both layouts over a whole scan."""
+    """The small model with a real plan of TensorRT for RTX, and the graph that it was built from."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     folder = tmp_path_factory.mktemp("gpu_check") / "bundle"
     shutil.copytree(tiny_bundle.root, folder)
     bundle = open_bundle(folder)
-    for layout in ("nets", "one", "pair"):
-        build(bundle, "onnxruntime", Request("fp32", layout=layout))
-        build(bundle, RTX, Request("fp32", layout=layout, plans=sections.UNLIMITED))
+    build(bundle, RTX, Request("fp32"))
+    write_whole_scan(bundle.task, bundle.mean_shape, bundle.graphs, folder / "scan.onnx")
     return bundle
 
 
 @pytest.fixture
 def device(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> Device:
-    """A GPU on which the built plans compute what their graphs do."""
+    """A GPU on which the built plan computes what its graph does."""
     found = Device()
     install(found, monkeypatch)
     loaded = found.tensorrt()
-    monkeypatch.setattr(sections, "gpu_problem", lambda: None)
-    for plan in built.builds_folder.rglob("*.plan"):
-        record = PlanRecord.read(plan)
-        layout = plan.parents[1].name.removeprefix(f"{RTX}-fp32").removeprefix("-")
-        folder = built.builds_folder / f"onnxruntime-fp32-{layout}" / "graphs" if layout else built.root / "graphs"
-        engine = OnnxRuntimeEngine({record.graph: folder / f"{record.graph}.onnx"}, threads=1)
-        outputs = tuple(tensor.name for tensor in record.outputs)
-        found.nets[plan.read_bytes()] = Net(record.profile, outputs, _computed(engine, record.graph), scratch=64)
-        loaded.__version__ = record.version
+    (plan,) = built.builds_folder.rglob("*.plan")
+    record = PlanRecord.read(plan)
+    engine = OnnxRuntimeEngine({SCAN: built.root / "scan.onnx"}, threads=1)
+    outputs = tuple(tensor.name for tensor in record.outputs)
+    found.nets[plan.read_bytes()] = Net(record.profile, outputs, lambda *arrays: engine.run(SCAN, *arrays), scratch=64)
+    loaded.__version__ = record.version
     monkeypatch.setattr("trt_landmarks.engines.tensorrt.engine.load_flavour", lambda name: loaded)
-    monkeypatch.setattr(others, "BALLAST", 1024)
-    monkeypatch.setattr(others, "DELAY", 0.0)
+    monkeypatch.setattr(sections, "FLAVOURS", (RTX,))
+    monkeypatch.setattr(sections, "DEFAULT", "fp32")
+    monkeypatch.setattr(sections, "PRECISIONS", ("int8", "fp32"))
+    monkeypatch.setattr(sections, "open_preprocessor", lambda *choice: (OnGpu(found), "dali"))
+    monkeypatch.setattr(others, "DaliPreprocessor", lambda *choice: OnGpu(found) if choice else ReferencePreprocessor())
+    monkeypatch.setattr(others, "TURNS", 6)
     return found
 
 
-def _computed(engine: OnnxRuntimeEngine, graph: str) -> Callable[..., Any]:
-    return lambda *arrays: engine.run(graph, *arrays)
+class OnGpu(ReferencePreprocessor):
+    """As DALI on a GPU: writes there on a stream of its own, which the one that is named waits for."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def scan_volumes(self, scan: Scan, grid: Grid, intensities: Range, stream: int | None) -> tuple[Input, Input]:
+        self.device.pushed += 1
+        arrays = [np.ascontiguousarray(a) for a in super().scan_volumes(scan, grid, intensities, None)]
+        cuda, given = self.device.pycuda(), []
+        for array in arrays:
+            memory = cuda.mem_alloc(array.nbytes)
+            cuda.memcpy_htod_async(int(memory), array, self.device.streams[stream or 0])
+            given.append(DeviceArray(int(memory), array.shape, memory))
+        self.device.pushed -= 1
+        return given[0], given[1]
 
 
 @pytest.fixture
@@ -205,26 +223,31 @@ def rows_of(name: str, setting: Setting) -> dict[str, Any]:
     return {entry["what"]: entry for entry in SECTIONS[name].run(setting)}
 
 
-@pytest.mark.parametrize("layout", ["nets", "one", "pair"])
-def test_plans_that_agree_are_ok(device: Device, setting: Setting, layout: str) -> None:
-    assert rows_of("reference", setting)["onnxruntime fp32 on the CPU"]["scans"] == 2
-    found = rows_of(f"running fp32 {layout}", setting)
-    against = found[f"{RTX} against onnxruntime fp32"]
-    assert against["result"] == OK, against
-    assert against["mean_mm"] < 1e-3
-    replay = found[f"{RTX} CUDA graphs against the plain run"]
-    assert replay["result"] == OK and replay["graphs"] >= len(device.nets) // 3 - 1, replay
-    steady = found[f"{RTX} allocates nothing once warm"]
-    assert (steady["result"], steady["allocations"], steady["gpu_memory_bytes"]) == (OK, 0, 0)
-    assert found[f"{RTX} latency with CUDA graphs"]["latency"]["median_ms"] > 0
+OPENS, DEFAULT_PATH = "opens and agrees", "latency of the default path"
+
+
+def test_a_plan_that_agrees_is_ok(device: Device, setting: Setting) -> None:
+    found = rows_of(OPENS, setting)
+    assert found["onnxruntime fp32 on the CPU"]["scans"] == 2
+    assert found[f"{RTX} fp32 opens"]["result"] == OK
+    against = found[f"{RTX} fp32 against onnxruntime fp32"]
+    assert against["result"] == OK and against["mean_mm"] < 1e-3, against
     assert device.pushed == 0 and not device.memory
 
 
-def test_plans_that_differ_fail(device: Device, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of("reference", setting)
+def test_the_default_path_replays_and_agrees(device: Device, setting: Setting) -> None:
+    rows_of(OPENS, setting)
+    found = rows_of(DEFAULT_PATH, setting)
+    assert found["replays against onnxruntime fp32"]["result"] == OK
+    timed = [entry for name, entry in found.items() if "with CUDA graphs" in name or "without CUDA graphs" in name]
+    assert len(timed) == 4 and all(entry["stages_ms"]["scan"] > 0 for entry in timed)
+    assert device.pushed == 0
+
+
+def test_a_plan_that_differs_fails(device: Device, setting: Setting) -> None:
     for net in device.nets.values():
         net.compute = _moved(net.compute)
-    against = rows_of("running fp32 one", setting)[f"{RTX} against onnxruntime fp32"]
+    against = rows_of(OPENS, setting)[f"{RTX} fp32 against onnxruntime fp32"]
     assert against["result"] == FAILED and "allowed" in against["reason"]
 
 
@@ -232,85 +255,51 @@ def _moved(compute: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arrays: tuple(array + np.float32(0.1) for array in compute(*arrays))
 
 
-def test_allocating_while_warm_fails(device: Device, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of("reference", setting)
-    monkeypatch.setattr(TensorRTEngine, "allocations", property(lambda self: len(device.batches)))
-    assert rows_of("running fp32 one", setting)[f"{RTX} allocates nothing once warm"]["result"] == FAILED
-
-
-def test_replays_that_differ_fail(device: Device, setting: Setting) -> None:
-    rows_of("reference", setting)
-    device.broken.add("replay")
-    found = rows_of("running fp32 one", setting)[f"{RTX} CUDA graphs against the plain run"]
-    assert found["result"] == FAILED and "differs" in found["reason"]
-    device.broken = {"capturable"}
-    assert rows_of("running fp32 one", setting)[f"{RTX} CUDA graphs against the plain run"]["result"] == NOT_RUN
-
-
-def test_refusals_are_not_failures_but_broken_runs_are(device: Device, setting: Setting) -> None:
-    rows_of("reference", setting)
-    device.broken.add("plan")
-    refused = rows_of("running fp32 one", setting)[f"{RTX} runs"]
-    assert refused["result"] == NOT_RUN and "incompatible version" in refused["reason"]
-    device.broken = {"execute"}
-    assert rows_of("running fp32 one", setting)[f"{RTX} runs"]["result"] == FAILED
-    assert "no build of TensorRT at int8" in rows_of("running int8 one", setting)["plans"]["reason"]
-
-
-def test_builds_that_are_there_are_taken_and_others_say_what_they_lack(
+def test_a_plan_that_does_not_open_where_it_should_fails(
     device: Device, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sections, "COMBINATIONS", (("fp32", "pair"), ("int8", "nets")))
-    found = rows_of("building", setting)
-    assert found[f"{RTX} fp32 pair"]["reason"] == "built before this run"
-    lacking = found[f"{RTX} int8 nets"]
-    assert lacking["result"] == NOT_RUN and "--calib SCANS" in lacking["reason"]
+    device.broken.add("plan")
+    for there, result in (({"pycuda": "2026.1"}, FAILED), ({}, NOT_RUN)):
+        monkeypatch.setattr(sections, "installed_versions", lambda names, there=there: there)
+        refused = rows_of(OPENS, setting)[f"{RTX} fp32 opens"]
+        assert refused["result"] == result and "incompatible version" in refused["reason"]
 
 
-def test_targets_are_built_and_loaded_one_by_one(
-    built: Bundle, setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import tensorrt_rtx
+def test_runs_that_break_fail(device: Device, setting: Setting) -> None:
+    device.broken.add("execute")
+    assert rows_of(OPENS, setting)[f"{RTX} fp32 against onnxruntime fp32"]["result"] == FAILED
 
-    class Refusing:
-        def __init__(self, log: Any) -> None:
-            self.log = log
 
-        def deserialize_cuda_engine(self, plan: Any) -> None:
-            self.log.log(1, "no such architecture")
-
-    monkeypatch.setattr(sections, "gpu_problem", lambda: None)
-    monkeypatch.setattr(tensorrt_rtx, "Runtime", Refusing)
-    found = rows_of("loading", setting)
-    assert found[f"{RTX} loads"]["version"] == tensorrt_rtx.__version__
-    targets = {name.removeprefix("target "): entry for name, entry in found.items() if name.startswith("target ")}
-    assert {"none named", "SM80", "SM120"} <= set(targets) and "NONE" not in targets
-    assert targets["none named"]["builds"] and targets["SM120"]["builds"]
-    assert all(entry["result"] == MEASURED and not entry["loads"] for entry in targets.values())
-    assert targets["SM120"]["reason"] == "no such architecture"
+def test_precisions_that_are_not_there_say_what_they_lack(device: Device, setting: Setting) -> None:
+    rows_of(OPENS, setting)
+    found = rows_of("precisions", setting)
+    assert found[f"{RTX} int8"]["result"] == NOT_RUN and "--calib SCANS" in found[f"{RTX} int8"]["reason"]
+    assert found[f"{RTX} fp32 latency"]["latency"]["median_ms"] > 0
 
 
 def test_the_race_shows_itself_without_the_wait_only(device: Device, setting: Setting) -> None:
-    found = rows_of("race", setting)
-    assert found["hand-over with the wait"] == {
-        "what": "hand-over with the wait", "result": OK, "wrong": 0, "turns": others.TURNS, "writer_copies": 1,
+    found = rows_of("DALI and race", setting)
+    assert found["GPU against the reference"]["result"] == OK
+    assert found["hand-over to TensorRT"] == {
+        "what": "hand-over to TensorRT", "result": OK, "wrong": 0, "turns": others.TURNS
     }  # fmt: skip
-    assert found["hand-over without the wait"]["result"] == OK and found["hand-over without the wait"]["wrong"] > 0
-    assert device.pushed == 0 and not device.memory
+    assert found["without the wait"]["wrong"] > 0
+    assert device.pushed == 0
 
 
-def test_an_engine_that_does_not_wait_fails_the_race(
-    device: Device, setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TensorRTEngine, "_wait_for", lambda self, stream: None)
-    assert rows_of("race", setting)["hand-over with the wait"]["result"] == FAILED
+def test_forms_of_the_nets_are_built_and_say_why_they_do_not_run(built: Bundle, setting: Setting) -> None:
+    found = rows_of("variants", setting)
+    assert {name.split()[-1] for name in found if name.startswith(RTX)} == set(FORMS)
+    if gpu_problem() is not None:
+        assert all("cannot run here" in entry["reason"] for name, entry in found.items() if name.startswith(RTX))
 
 
-def test_providers_that_are_not_there_are_rows(setting: Setting) -> None:
+def test_baselines_that_are_not_there_are_rows(setting: Setting) -> None:
     import onnxruntime
     import torch
 
+    found = rows_of("bench rows", setting)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        assert rows_of("onnxruntime-cuda", setting)["CUDA provider"]["result"] == NOT_RUN
+        assert found["ONNX Runtime's CUDA provider"]["result"] == NOT_RUN
     if not torch.cuda.is_available():
-        assert rows_of("torch", setting)["PyTorch"]["result"] == NOT_RUN
+        assert found["PyTorch"]["result"] == NOT_RUN

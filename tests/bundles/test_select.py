@@ -98,12 +98,6 @@ def test_bf16_where_its_accuracy_was_measured(
     assert error.value.code == "precision_missing"
 
 
-@needs_openvino
-def test_openvino_takes_no_other_layout(tiny_bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match="does not run layout one"):
-        open_engine(tiny_bundle, "openvino", layout="one")
-
-
 def test_fp16_is_not_emulated_for_results(built_bundle: Bundle) -> None:
     assert open_engine(built_bundle)[0].precision == "fp32"
     assert open_engine(built_bundle, "onnxruntime")[0].precision == "fp32"
@@ -168,7 +162,7 @@ def test_a_plan_without_a_gpu(spoilable: Bundle) -> None:
         open_engine(spoilable, "tensorrt-rtx")
     with pytest.raises(EngineError, match="no tensorrt-rtx build at fp16"):
         open_engine(spoilable, "tensorrt-rtx", "fp16")
-    plan = spoilable.builds_folder / "tensorrt-rtx-fp32" / "engines" / "coarse.plan"
+    plan = spoilable.builds_folder / "tensorrt-rtx-fp32" / "engines" / "scan.plan"
     plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(EngineError, match="SHA-256 differs"):
         open_engine(spoilable, "tensorrt-rtx")
@@ -180,25 +174,25 @@ def test_a_plan_without_a_gpu(spoilable: Bundle) -> None:
 def test_a_plan_of_another_graph_is_not_opened(spoilable: Bundle) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
     done = build(spoilable, "tensorrt-rtx", Request("fp32"))
-    plan = done.files["coarse"]
+    plan = done.files["scan"]
     record = PlanRecord.read(plan)
     content = record_path(plan).read_bytes()
-    record_path(plan).write_bytes(content.replace(b"coarse", b"coarsf"))
-    with pytest.raises(EngineError, match=r"coarse\.plan\.json: is not the file .* trtlm build BUNDLE") as error:
+    record_path(plan).write_bytes(content.replace(b'"graph": "scan"', b'"graph": "scam"'))
+    with pytest.raises(EngineError, match=r"scan\.plan\.json: is not the file .* trtlm build BUNDLE") as error:
         open_engine(spoilable, "tensorrt-rtx")
     assert error.value.remedy == f"Build it again: {record.command}."
 
     replace(record, source_sha256="ab" * 32).write(plan)  # with all SHA-256 put right
     path = done.folder / RECORD
-    files = {**done.record["files"], "engines/coarse.plan.json": file_sha256(record_path(plan))}
+    files = {**done.record["files"], "engines/scan.plan.json": file_sha256(record_path(plan))}
     path.write_text(json.dumps({**done.record, "files": files}))
     with pytest.raises(EngineError, match=r"SHA-256 of the ONNX graph recorded abababababab, expected") as error:
         open_engine(spoilable, "tensorrt-rtx")
     assert error.value.remedy == f"Build it again: {record.command}."
     assert "SHA-256 of the ONNX graph" in open_engine(spoilable)[1]
 
-    path.write_text(json.dumps({**done.record, "recipe": {}}))
-    assert "build.json: is damaged" in open_engine(spoilable)[1]
+    path.write_text(json.dumps({**done.record, "source": None}))
+    assert "is damaged" in open_engine(spoilable)[1]
 
 
 def test_choosing_imports_no_heavy_package(tiny_bundle: Bundle) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,15 +12,18 @@ import pytest
 
 from tests.synthetic import Judge, rotation
 from trt_landmarks.bundles.builds import find_build
-from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.bundles.bundle import Bundle, open_bundle
+from trt_landmarks.engines.base import Input
 from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import EngineError
-from trt_landmarks.export.whole_scan import write_resident
-from trt_landmarks.geometry import Geometry
+from trt_landmarks.export.whole_scan import write_whole_scan
+from trt_landmarks.geometry import Geometry, Grid
 from trt_landmarks.localization.localizer import Localizer
-from trt_landmarks.localization.whole_scan import ResidentLocalizer
-from trt_landmarks.scan import Scan
-from trt_landmarks.task.graphs import LAYOUTS, SCAN_INPUTS, profiles
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer
+from trt_landmarks.preprocessing.dali import DaliPreprocessor
+from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor
+from trt_landmarks.scan import Scan, read_scan
+from trt_landmarks.task.graphs import SCAN, SCAN_INPUTS, scan_profile
 
 
 def scans() -> list[Scan]:
@@ -40,15 +45,13 @@ def scans() -> list[Scan]:
 
 
 @pytest.fixture(scope="module")
-def written(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
-    folder = tmp_path_factory.mktemp("resident")
-    return {
-        layout: write_resident(tiny_bundle.task, tiny_bundle.mean_shape, tiny_bundle.graphs, layout, folder)
-        for layout in LAYOUTS
-    }
+def written(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "scan.onnx"
+    write_whole_scan(tiny_bundle.task, tiny_bundle.mean_shape, tiny_bundle.graphs, path)
+    return path
 
 
-def close(one: Localizer | ResidentLocalizer, other: Localizer, scan: Scan, mm: float) -> None:
+def close(one: WholeScanLocalizer, other: Localizer, scan: Scan, mm: float) -> None:
     found, expected = one.localize(scan), other.localize(scan)
     np.testing.assert_allclose(found.coarse_points, expected.coarse_points, atol=mm)
     near = np.linalg.norm(found.points - expected.points, axis=-1) < mm
@@ -59,50 +62,71 @@ def close(one: Localizer | ResidentLocalizer, other: Localizer, scan: Scan, mm: 
         np.testing.assert_allclose(a.normal, b.normal, atol=mm)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("preprocessor", [ReferencePreprocessor, DaliPreprocessor])
 def test_the_same_landmarks_as_on_the_host(
-    tiny_bundle: Bundle, written: dict[str, dict[str, Path]], layout: str
+    tiny_bundle: Bundle, written: Path, preprocessor: Callable[[], Preprocessor]
 ) -> None:
     host = Localizer(tiny_bundle.task, tiny_bundle.mean_shape, OnnxRuntimeEngine(tiny_bundle.graphs))
-    resident = ResidentLocalizer(tiny_bundle.task, OnnxRuntimeEngine(written[layout]), layout)
+    whole = WholeScanLocalizer(tiny_bundle.task, OnnxRuntimeEngine({SCAN: written}), preprocessor())
     for scan in scans():
-        close(resident, host, scan, 2e-3)
-    together = resident.localize_batch(scans())
-    np.testing.assert_array_equal(together[1].points, resident.localize(scans()[1]).points)
-    judging = ResidentLocalizer(tiny_bundle.task, resident.engine, layout, Judge(False)).localize(scans()[1])
+        close(whole, host, scan, 2e-3)
+    together = whole.localize_batch(scans())
+    np.testing.assert_array_equal(together[1].points, whole.localize(scans()[1]).points)
+    judging = WholeScanLocalizer(tiny_bundle.task, whole.engine, whole.preprocessor, Judge(False)).localize(scans()[1])
     np.testing.assert_array_equal(judging.points, together[1].points)
     assert judging.reliability is not None and together[1].reliability is None
+
+
+def test_the_shipped_model_on_a_real_scan(mouse_scans: list[Path], tmp_path: Path) -> None:
+    bundle, scan = open_bundle("mouse-skull"), read_scan(mouse_scans[0])
+    write_whole_scan(bundle.task, bundle.mean_shape, bundle.graphs, tmp_path / "scan.onnx")
+    expected = Localizer(bundle.task, bundle.mean_shape, OnnxRuntimeEngine(bundle.graphs)).localize(scan)
+    whole = WholeScanLocalizer(bundle.task, OnnxRuntimeEngine({SCAN: tmp_path / "scan.onnx"}), DaliPreprocessor())
+    apart = np.linalg.norm(whole.localize(scan).points - expected.points, axis=-1)
+    assert apart.max() < 0.02 * min(scan.geometry.spacing)
+
+
+def test_the_engine_s_stream_is_what_the_preprocessor_is_told(tiny_bundle: Bundle) -> None:
+    """So DALI lets that stream wait, and what the engine enqueues there reads finished data."""
+    told: list[int | None] = []
+
+    class Told(ReferencePreprocessor):
+        def scan_volumes(self, scan: Scan, grid: Grid, intensities: Range, stream: int | None) -> tuple[Input, Input]:
+            told.append(stream)
+            raise EngineError("enough")
+
+    for engine in (SimpleNamespace(stream=77), SimpleNamespace()):
+        with pytest.raises(EngineError, match="enough"):
+            WholeScanLocalizer(tiny_bundle.task, engine, Told()).localize(scans()[0])  # type: ignore[arg-type]
+    assert told == [77, None]
 
 
 def test_nets_of_lower_precision(built_bundle: Bundle, tmp_path: Path) -> None:
     half = find_build(built_bundle, "onnxruntime", "fp16")
     assert half is not None
-    files = write_resident(built_bundle.task, built_bundle.mean_shape, half.files, "one", tmp_path)
+    write_whole_scan(built_bundle.task, built_bundle.mean_shape, half.files, tmp_path / "scan.onnx")
     host = Localizer(built_bundle.task, built_bundle.mean_shape, OnnxRuntimeEngine(half.files, "fp16"))
-    resident = ResidentLocalizer(built_bundle.task, OnnxRuntimeEngine(files, "fp16"), "one")
-    close(resident, host, scans()[1], 2e-2)
-    model = onnx.load(files["scan"])
+    whole = WholeScanLocalizer(built_bundle.task, OnnxRuntimeEngine({SCAN: tmp_path / "scan.onnx"}, "fp16"))
+    close(whole, host, scans()[1], 2e-2)
+    model = onnx.load(tmp_path / "scan.onnx")
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
     assert set(kinds.values()) == {onnx.TensorProto.FLOAT}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_inputs_are_those_of_the_profile(tiny_bundle: Bundle, written: dict[str, dict[str, Path]], layout: str) -> None:
-    shapes = profiles(tiny_bundle.task, layout)
-    for graph, path in written[layout].items():
-        inputs = [value.name for value in onnx.load(path).graph.input]
-        assert inputs[:4] == list(SCAN_INPUTS) and set(inputs) == set(shapes[graph])
+def test_inputs_are_those_of_the_profile(tiny_bundle: Bundle, written: Path) -> None:
+    inputs = [value.name for value in onnx.load(written).graph.input]
+    assert inputs == list(SCAN_INPUTS) == list(scan_profile(tiny_bundle.task))
 
 
-def test_values_that_are_not_numbers_are_an_error(tiny_bundle: Bundle, written: dict[str, dict[str, Path]]) -> None:
+def test_values_that_are_not_numbers_are_an_error(tiny_bundle: Bundle, written: Path) -> None:
     scan = scans()[0]
     voxels = scan.voxels.astype(np.float32)
     voxels[10] = np.nan
-    resident = ResidentLocalizer(tiny_bundle.task, OnnxRuntimeEngine(written["pair"]), "pair")
-    with pytest.raises(EngineError, match="graph scan-coarse gave values that are not numbers"):
-        resident.localize(Scan("nan", None, voxels, scan.geometry))
+    whole = WholeScanLocalizer(tiny_bundle.task, OnnxRuntimeEngine({SCAN: written}))
+    with pytest.raises(EngineError, match="graph scan gave values that are not numbers"):
+        whole.localize(Scan("nan", None, voxels, scan.geometry))
 
 
-def test_names_of_one_machine_stay_out(written: dict[str, dict[str, Path]]) -> None:
-    content = written["one"]["scan"].read_bytes()
+def test_names_of_one_machine_stay_out(written: Path) -> None:
+    content = written.read_bytes()
     assert b".py" not in content and str(Path(__file__).parents[2]).encode() not in content

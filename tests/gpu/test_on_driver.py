@@ -41,10 +41,10 @@ def test_it_finds_the_gpu_and_opens(steps: dict[str, dict[str, Any]]) -> None:
     assert not steps["open"]["notes"] and steps["open"]["live"]["contexts"] == 1
 
 
-@pytest.mark.parametrize("step", ["batches", "again", "other thread", "hand-over"])
+@pytest.mark.parametrize("step", ["batches", "again", "other thread", "on the GPU"])
 def test_it_computes(steps: dict[str, dict[str, Any]], step: str) -> None:
     assert steps[step]["right"] and all(steps[step]["right"])
-    assert steps[step]["live"]["depth"] == (1 if step == "hand-over" else 0)
+    assert steps[step]["live"]["depth"] == (1 if step == "on the GPU" else 0)
 
 
 def test_it_captures_graphs_and_allocates_nothing_after_the_warm_up(steps: dict[str, dict[str, Any]]) -> None:

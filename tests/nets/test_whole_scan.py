@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tests.synthetic import rotation, small_task
 from trt_landmarks.geometry import STEADY, Geometry, Grid, anatomy_axes, steadiness
 from trt_landmarks.localization.localizer import Frame, Localizer
-from trt_landmarks.localization.whole_scan import scan_inputs
-from trt_landmarks.nets.whole_scan import CoarseView, Landmarks, PatchViews, Pose
+from trt_landmarks.localization.whole_scan import placement
+from trt_landmarks.nets.whole_scan import Landmarks, PatchViews, Pose, View, _positions
+from trt_landmarks.preprocessing.reference import ReferencePreprocessor
 from trt_landmarks.preprocessing.sampling import intensity_range, normalize, sample
 from trt_landmarks.scan import Scan
 from trt_landmarks.task.task import Task
@@ -35,8 +36,12 @@ def any_scan(rng: np.random.Generator) -> Scan:
     return Scan("noise", None, voxels, Geometry(size, spacing, origin, direction))  # type: ignore[arg-type]
 
 
-def tensors(scan: Scan, task: Task) -> list[torch.Tensor]:
-    return [torch.from_numpy(array) for array in scan_inputs(scan, intensity_range(scan.voxels, task.intensity))]
+def tensors(scan: Scan, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded voxels and their placement."""
+    intensities = intensity_range(scan.voxels, task.intensity)
+    grid = Grid(task.coarse.shape, task.coarse.spacing_mm, scan.geometry.centre)
+    _, voxels = ReferencePreprocessor().scan_volumes(scan, grid, intensities, None)
+    return torch.from_numpy(voxels), torch.from_numpy(placement(scan, intensities))
 
 
 def smooth_enough(scan: Scan, grid: Grid) -> np.ndarray:
@@ -57,7 +62,8 @@ def test_a_view_is_what_the_reference_samples(seed: int) -> None:
         return
     grid = Grid(task.coarse.shape, task.coarse.spacing_mm, scan.geometry.centre)
     expected = normalize(sample(scan.voxels, scan.geometry, grid, fill=ranges[0]), *ranges)
-    found = CoarseView(task)(*tensors(scan, task))[0, 0].numpy()
+    positions = _positions(task.coarse.shape, task.coarse.spacing_mm)
+    found = View()(*tensors(scan, task), positions)[0].numpy()
     sure = smooth_enough(scan, grid)
     assert np.abs(found - expected)[sure].max(initial=0) < 2e-3  # FP32: a voxel's place to 1e-5 of its range
 

@@ -20,7 +20,6 @@ from trt_landmarks.build import Request, build, resolve
 from trt_landmarks.bundles.builds import REPORT, Build, list_builds
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.bundles.inspection import inspect_bundle
-from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.calibration import lower, recipe
 from trt_landmarks.calibration.recipe import Limits
 from trt_landmarks.calibration.scans import CalibrationScans, choose_scans
@@ -34,6 +33,7 @@ from trt_landmarks.files import file_sha256
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.scan import Scan, write_scan
 from trt_landmarks.system import processor_bf16
+from trt_landmarks.task.graphs import SCAN, scan_profile
 
 rtx = pytest.mark.usefixtures("_rtx")
 
@@ -283,23 +283,23 @@ def test_auto_takes_the_tensorrt_that_is_installed(monkeypatch: pytest.MonkeyPat
         assert said[0].startswith(f"engine: {expected}")
 
 
-def plans_of(done: Build) -> dict[str, PlanRecord]:
-    return {graph: PlanRecord.read(path) for graph, path in done.files.items()}
+def plan_of(done: Build) -> PlanRecord:
+    return PlanRecord.read(done.files[SCAN])
 
 
 @rtx
-def test_plans_come_from_the_graphs_of_their_precision(built: Bundle) -> None:
+def test_the_plan_comes_from_the_graphs_of_its_precision(built: Bundle) -> None:
     said: list[str] = []
     done = build(built, RTX, Request("fp16"), said.append)
     assert "taking the graphs that are there already" in "".join(said)
     graphs = next(b for b in list_builds(built, pytest.fail) if b.engine == "onnxruntime")
-    for graph, record in plans_of(done).items():
-        assert record.source_sha256 == graphs.digests[graph]
-        assert (record.graph, record.precision, record.flavour) == (graph, "fp16", RTX)
-        smallest, usual, largest = next(iter(record.profile.values()))
-        assert (smallest[0], usual[0], largest[0]) == (1, 1, 8)
-        assert record.command == done.record["command"] and "--engine tensorrt-rtx" in record.command
-    assert any("the plans themselves were not run: " in line for line in said)
+    assert done.record["recipe"]["sources"] == graphs.digests
+    record = plan_of(done)
+    assert (record.graph, record.precision, record.flavour) == (SCAN, "fp16", RTX)
+    assert record.profile == scan_profile(built.task) and record.source_sha256 == done.record["source"]
+    assert record.command == done.record["command"] and "--engine tensorrt-rtx" in record.command
+    assert any("the plan itself was not run: " in line for line in said)
+    assert not list(done.folder.rglob("*.onnx"))
     assert build(built, RTX, Request("fp16")).status == "cached"
 
 
@@ -315,7 +315,7 @@ def test_any_change_of_a_plan_s_input_makes_new_plans(built: Bundle, monkeypatch
             (), (), tensorrt_plan_facts, {}, "", 0.0,
         )  # fmt: skip
 
-    tensorrt_plan_facts = next(iter(plans_of(build(built, RTX, Request("fp32"))).values())).network
+    tensorrt_plan_facts = plan_of(build(built, RTX, Request("fp32"))).network
     monkeypatch.setattr(tensorrt_plan, "build_plan", plan)
     first = Request("fp16")
     assert [build(built, RTX, first).status for _ in range(2)] == ["built", "cached"]
@@ -331,40 +331,20 @@ def test_any_change_of_a_plan_s_input_makes_new_plans(built: Bundle, monkeypatch
     newer = type("Newer", (), {"__version__": "99", "__getattr__": lambda self, name: getattr(real, name)})()
     monkeypatch.setattr(builder, "load_flavour", lambda name: newer)
     assert [build(built, RTX, first).status for _ in range(2)] == ["built", "cached"]
-    task = built.task.model_copy(update={"batches": built.task.batches.model_copy(update={"fine": (1, 2, 4)})})
-    other = replace(built, task=task)
-    assert [build(other, RTX, first).status for _ in range(2)] == ["built", "cached"]
     (built.builds_folder / "onnxruntime-fp16" / "graphs" / "coarse.onnx").unlink()  # its graphs are made again, equal
-    assert build(other, RTX, first).status == "cached"
+    assert build(built, RTX, first).status == "cached"
+    assert set(made) == {"scan.plan"}
 
 
 @rtx
-def test_a_graph_that_fails_spoils_nothing(built: Bundle) -> None:
+def test_a_plan_that_fails_spoils_nothing(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     before = sorted(built.root.rglob("*"))
-    task = built.task.model_copy(update={"batches": built.task.batches.model_copy(update={"coarse": (3, 2, 1)})})
+    shapes = scan_profile(built.task)
+    wrong = {**shapes, "voxels": shapes["voxels"][::-1]}
+    monkeypatch.setattr(builder, "scan_profile", lambda task: wrong)
     with pytest.raises(EngineError, match="TensorRT refuses the shapes"):
-        build(replace(built, task=task), RTX, Request("fp32"))
+        build(built, RTX, Request("fp32"))
     assert sorted(built.root.rglob("*")) == before
-
-
-@rtx
-def test_layouts_over_a_whole_scan_are_builds_of_their_own(built: Bundle) -> None:
-    said: list[str] = []
-    done = build(built, RTX, Request("fp16", layout="pair"), said.append)
-    assert done.folder.name == "tensorrt-rtx-fp16-pair" and set(done.files) == {"scan-coarse", "scan-fine"}
-    graphs = {b.folder.name: b for b in list_builds(built, pytest.fail)}
-    assert set(graphs) == {"onnxruntime-fp16", "onnxruntime-fp16-pair", "tensorrt-rtx-fp16-pair"}
-    for graph, record in plans_of(done).items():
-        assert record.source_sha256 == graphs["onnxruntime-fp16-pair"].digests[graph]
-    assert "--layout pair" in done.record["command"]
-    assert build(built, RTX, Request("fp16", layout="pair")).status == "cached"
-    with pytest.raises(EngineError) as error:
-        open_engine(built, "onnxruntime", "fp16", layout="pair")
-    assert error.value.code == "precision_emulated"
-    with pytest.raises(EngineError, match=r"no onnxruntime build with layout one.*--layout one"):
-        open_engine(built, "onnxruntime", layout="one")
-    with pytest.raises(EngineError, match="Take nets, pair, one"):
-        build(built, RTX, Request("fp16", layout="three"))
 
 
 def test_tensorrt_proper_needs_the_gpu_it_builds_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

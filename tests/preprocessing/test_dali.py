@@ -27,10 +27,11 @@ from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.preprocessing import dali
 from trt_landmarks.preprocessing.dali import TYPES, DaliPreprocessor, make_pipeline
-from trt_landmarks.preprocessing.reference import Range, ReferencePreprocessor
+from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor
 from trt_landmarks.preprocessing.sampling import intensity_range
 from trt_landmarks.scan import Scan, read_scan
 from trt_landmarks.system import install_command
+from trt_landmarks.task.graphs import padded_size
 from trt_landmarks.task.task import Intensity, Task
 
 #: What DALI may differ by from the reference, of the range 0..1.
@@ -227,7 +228,7 @@ def test_an_interrupted_run_leaves_nothing_for_the_next(monkeypatch: pytest.Monk
         def outputs(*stream: object) -> None:
             raise KeyboardInterrupt
 
-        patched.setattr(interrupted._free[np.dtype("uint8")][0], "outputs", outputs)
+        patched.setattr(interrupted._free[np.dtype("uint8"), False][0], "outputs", outputs)
         with pytest.raises(KeyboardInterrupt):
             interrupted.coarse_volumes(scans[1:2], grids[1:2], ranges[1:2])
     agree(interrupted, scans[2:], grids[2:], ranges[2:])
@@ -247,9 +248,34 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert install_command("dali") in caught.value.remedy
 
 
-def test_nothing_is_left_on_a_gpu_by_the_cpu(preprocessor: DaliPreprocessor) -> None:
-    with pytest.raises(EngineError, match="runs on the CPU"):
-        preprocessor.on_device(*three_scans(), stream=0)
+def whole(preprocessor: Preprocessor, scan: Scan, grid: Grid) -> tuple[Any, Any]:
+    return preprocessor.scan_volumes(scan, grid, intensity_range(scan.voxels, Intensity()), None)
+
+
+def test_voxels_for_the_whole_method(preprocessor: DaliPreprocessor, real_scans: list[Scan]) -> None:
+    for scan in real_scans:
+        grid = Grid((39, 52, 46), (0.5, 0.6, 0.4), scan.geometry.centre)
+        volume, voxels = whole(preprocessor, scan, grid)
+        expected, padded = whole(ReferencePreprocessor(), scan, grid)
+        np.testing.assert_allclose(volume, expected, rtol=0, atol=TOLERANCE)
+        np.testing.assert_array_equal(voxels, padded)
+        assert voxels.shape == (1, 1, *padded_size(scan.voxels.shape)) and voxels.dtype == np.float32
+
+
+def test_outputs_that_somebody_has_are_not_overwritten_and_buffers_stay_where_they_are() -> None:
+    scans, grids, ranges = three_scans()
+    scans = [Scan(scan.id, None, scan.voxels.astype(np.int16), scan.geometry) for scan in scans]
+    shared, addresses = DaliPreprocessor(threads=1), []
+    runs = [shared._run([scans[n]], [grids[n]], [ranges[n]], whole=True) for n in (0, 1)]
+    both = [np.asarray(run.outputs[1].as_cpu()[0]) for run in runs]
+    for n, array in enumerate(both):
+        np.testing.assert_array_equal(array[..., 0], whole(ReferencePreprocessor(), scans[n], grids[n])[1][0, 0])
+    del runs, both
+    for n in (0, 1, 2, 1, 0):  # of one padded size
+        run = shared._run([scans[n]], [grids[n]], [ranges[n]], whole=True)
+        addresses.append(np.asarray(run.outputs[1].as_cpu()[0]).ctypes.data)
+        del run
+    assert len(set(addresses)) == 1
 
 
 @pytest.mark.skipif(GPU, reason="there is a GPU")
@@ -258,7 +284,7 @@ def test_without_a_gpu(dtype: str) -> None:
     with pytest.raises(EngineError, match="cannot run on a GPU here"):
         DaliPreprocessor(device_id=0)
     # The GPU's graph is put together, where every operator checks on which device its inputs are; it cannot be built.
-    graph = make_pipeline(np.dtype(dtype), gpu=True, batch_size=2, num_threads=1, device_id=None)
+    graph = make_pipeline(np.dtype(dtype), gpu=True, whole=True, batch_size=2, num_threads=1, device_id=None)
     with pytest.raises(RuntimeError, match="requires a CUDA-capable GPU"):
         graph.build()
 
@@ -267,11 +293,4 @@ def test_without_a_gpu(dtype: str) -> None:
 def test_on_a_gpu(real_scans: list[Scan]) -> None:
     on_gpu = DaliPreprocessor(device_id=0, threads=2)
     grids = [Grid((39, 52, 46), (0.5, 0.6, 0.4), scan.geometry.centre) for scan in real_scans]
-    ranges = ranges_of(real_scans)
-    found = agree(on_gpu, real_scans, grids, ranges)
-    part = on_gpu.parts(real_scans)[0]
-    chosen = [[values[n] for n in part] for values in (real_scans, grids, ranges)]
-    batch = on_gpu.on_device(*chosen, stream=0)  # type: ignore[arg-type, misc]
-    np.testing.assert_array_equal(np.asarray(batch.volumes.as_cpu().as_tensor()), found[part])
-    for voxels, n in zip(batch.voxels.as_cpu(), part, strict=True):
-        np.testing.assert_array_equal(np.asarray(voxels)[..., 0], real_scans[n].voxels)
+    agree(on_gpu, real_scans, grids, ranges_of(real_scans))

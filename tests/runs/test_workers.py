@@ -9,7 +9,7 @@ import pytest
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.errors import EngineError
-from trt_landmarks.localization.whole_scan import ResidentLocalizer
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer
 from trt_landmarks.runs import workers
 from trt_landmarks.runs.workers import open_workers, parse_devices
 
@@ -29,7 +29,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     prepared: list[Any] = []
 
     def open_engine(bundle: Bundle, *arguments: Any) -> tuple[OnGpu, str]:
-        device = arguments[4]
+        device = arguments[3]
         if device > 1:
             raise EngineError(f"there is no GPU {device} here")
         return OnGpu(device), "tensorrt fp16"
@@ -43,13 +43,12 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return prepared
 
 
-def test_one_worker_for_each_gpu(tiny_bundle: Bundle, gpus: list[int]) -> None:
+def test_two_workers_for_each_gpu(tiny_bundle: Bundle, gpus: list[int]) -> None:
     found = open_workers(tiny_bundle, 100, devices=(0, 1))
-    assert [one.engine.device for one in found.localizers] == [0, 1] == gpus  # type: ignore[attr-defined]
-    assert found.note.endswith("one worker on each of GPUs 0, 1")
-    assert [one.engine.device for one in open_workers(tiny_bundle, 100).localizers] == [0]  # type: ignore[attr-defined]
-    resident = open_workers(tiny_bundle, 100, devices=(1,), layout="one")
-    assert isinstance(resident.localizers[0], ResidentLocalizer) and "in the graphs" in resident.preprocessing
+    assert [one.engine.device for one in found.localizers] == [0, 0, 1, 1] == gpus  # type: ignore[attr-defined]
+    assert len({id(one.engine) for one in found.localizers}) == 4 and found.note.endswith("on each of GPUs 0, 1")
+    assert all(isinstance(one, WholeScanLocalizer) for one in found.localizers)
+    assert [one.engine.device for one in open_workers(tiny_bundle, 1).localizers] == [0]  # type: ignore[attr-defined]
     with pytest.raises(EngineError, match="no GPU 2"):
         open_workers(tiny_bundle, 100, devices=(0, 2))
 

@@ -8,24 +8,36 @@ import pytest
 
 from tests.synthetic import small_task
 from trt_landmarks.errors import TaskError
-from trt_landmarks.task.graphs import LARGEST_SCAN, graph_file, group_graph, profiles
+from trt_landmarks.task.graphs import (
+    LARGEST_SCAN,
+    SCAN_INPUTS,
+    graph_file,
+    group_graph,
+    net_profiles,
+    padded_size,
+    scan_profile,
+)
 
 
 def test_batches_of_the_task() -> None:
     task = small_task(batches={"coarse": [1, 4, 16], "fine": [2, 3, 5]})
-    found = profiles(task)
+    found = net_profiles(task)
     assert found["coarse"] == {"volume": tuple((n, 1, 9, 14, 10) for n in (1, 4, 16))}
     assert found["independent"] == {"patches": tuple((n, 4, 8, 8, 8) for n in (2, 3, 5))}
     assert found["group-mid"] == {"patches": tuple((n, 3, 8, 8, 8) for n in (2, 3, 5))}
 
 
 def test_scans_of_any_size() -> None:
-    for graph, inputs in (profiles(small_task(), "pair") | profiles(small_task(), "one")).items():
-        smallest, usual, largest = inputs["voxels"]
-        assert smallest[:2] == usual[:2] == largest[:2] == (1, 1)
-        assert usual[2:] == (30, 46, 32)  # the field of view at the patches' spacing, z y x
-        assert largest[2:] == (LARGEST_SCAN,) * 3
-        assert ("coarse/points" in inputs) == (graph == "scan-fine")
+    profile = scan_profile(small_task())
+    assert tuple(profile) == SCAN_INPUTS
+    smallest, usual, largest = profile["voxels"]
+    assert smallest == (1, 1, 64, 64, 64) and largest == (1, 1, *(LARGEST_SCAN,) * 3)
+    assert usual == (1, 1, 64, 64, 64)  # the field of view at the patches' spacing is 30 x 46 x 32
+    assert set(profile["volume"]) == {(1, 1, 9, 14, 10)}
+
+
+def test_sizes_are_rounded_up() -> None:
+    assert padded_size((1, 64, 65)) == (64, 64, 128)
 
 
 def test_files_of_graphs_do_not_collide() -> None:

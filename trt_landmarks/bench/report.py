@@ -35,7 +35,6 @@ def describe_way(subject: Subject) -> dict[str, Any]:
         "what": subject.way.what,
         "note": subject.note,
         "precision": subject.way.precision,
-        "layout": subject.way.layout,
         "warm_ms": summarize(total).to_dict(),
         "cpu_ms": summarize(subject.cpu).to_dict(),
         "cold_ms": summarize(subject.cold).to_dict(),

@@ -91,7 +91,7 @@ def bench(settings: Settings, say: Say = lambda text: None) -> dict[str, Any]:
     threads = settings.threads or cores()
     subjects, not_run = [], []
     for way in list_ways(bundle, settings.engines, settings.precisions):
-        spec = Spec(way.name, way.engine, way.precision, way.layout, _model(bundle), threads=threads)
+        spec = Spec(way.name, way.engine, way.precision, _model(bundle), threads=threads)
         if way.problem:
             not_run.append({"way": way.name, "reason": way.problem})
         else:

@@ -17,7 +17,6 @@ from trt_landmarks.bundles.builds import PRECISIONS, build_name, list_builds
 from trt_landmarks.bundles.bundle import Bundle, open_bundle
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
-from trt_landmarks.task.graphs import NETS
 
 if TYPE_CHECKING:
     from trt_landmarks.geometry import Floats
@@ -35,7 +34,7 @@ PREPROCESSING = ("preprocess-reference", "preprocess-dali")
 #: What ``--engines`` may name.
 ENGINES = (*BASELINES, ONNXRUNTIME, CUDA, *FLAVOURS, DALI)
 
-#: Stages of a scan in their order; graphs over a whole scan have others between ``normalize`` and ``write``.
+#: Stages of a scan in their order; TensorRT has ``upload`` and ``scan`` between ``normalize`` and ``write``.
 STAGES = (
     "read", "normalize", "coarse_resample", "coarse", "patch_sampling", "fine_independent", "fine_correlated", "write",
 )  # fmt: skip
@@ -52,7 +51,6 @@ class Way:
         what: what it is, for people.
         engine: what of :data:`ENGINES` it belongs to.
         precision: ``fp32``, ``fp16``, ``int8`` or, of PyTorch, ``bf16``.
-        layout: what its graphs are.
         problem: why it cannot run here; empty if it may.
     """
 
@@ -60,7 +58,6 @@ class Way:
     what: str
     engine: str
     precision: str = "fp32"
-    layout: str = NETS
     problem: str = ""
 
 
@@ -72,7 +69,6 @@ class Spec:
         way: its name.
         engine: of :class:`Way`.
         precision: the same.
-        layout: the same.
         model: the bundle's folder, or the name of a shipped one.
         nets: folder of the file of PyTorch's nets; empty without PyTorch.
         threads: on the CPU.
@@ -83,7 +79,6 @@ class Spec:
     way: str
     engine: str
     precision: str = "fp32"
-    layout: str = NETS
     model: str = ""
     nets: str = ""
     threads: int = 1
@@ -123,23 +118,21 @@ def list_ways(bundle: Bundle, engines: Iterable[str] = ENGINES, precisions: Iter
             if name not in known:
                 raise EngineError(f"{name}: no such {what} to measure.", f"There are: all, {', '.join(known)}.")
     problem = gpu_problem() or ""
-    builds = {(build.engine, build.precision, build.layout) for build in list_builds(bundle)}
+    builds = {(build.engine, build.precision) for build in list_builds(bundle)}
     ways = [
         Way(TORCH, "PyTorch eager FP32, batched nets, sampling of this toolkit", TORCH),
         Way(TORCH_BF16, "the same with autocast to bfloat16 and channels-last memory", TORCH_BF16, "bf16"),
         Way(DEFAULT, "ONNX Runtime FP32 on the CPU, as trtlm infer opens it for one scan", ONNXRUNTIME),
     ]
     emulated = "lower precision is emulated on the CPU, to check its accuracy: its time says nothing"
-    ways += [Way(f"{ONNXRUNTIME}-{p}", f"ONNX Runtime {p}", ONNXRUNTIME, p, NETS, emulated) for p in PRECISIONS[1:]]
+    ways += [Way(f"{ONNXRUNTIME}-{p}", f"ONNX Runtime {p}", ONNXRUNTIME, p, emulated) for p in PRECISIONS[1:]]
     ways.append(Way(f"{CUDA}-fp32", "ONNX Runtime FP32 on the GPU", CUDA, problem=problem))
     for flavour in FLAVOURS:
         for precision in PRECISIONS:
-            there = [layout for layout in (NETS, "pair", "one") if (flavour, precision, layout) in builds]
-            for layout in there or [NETS]:
-                missing = "" if there else "this model has no such build (trtlm build makes it)"
-                both = "; ".join(part for part in (problem, missing) if part)
-                name = build_name(flavour, precision, layout)
-                ways.append(Way(name, f"{flavour} {precision}, layout {layout}", flavour, precision, layout, both))
+            missing = "" if (flavour, precision) in builds else "this model has no such build (trtlm build makes it)"
+            both = "; ".join(part for part in (problem, missing) if part)
+            name = build_name(flavour, precision)
+            ways.append(Way(name, f"{flavour} {precision}, the whole method", flavour, precision, both))
     wanted.append("bf16")  # of a baseline
     chosen = [way for way in ways if way.engine in asked and way.precision in wanted]
     if DALI in asked:
@@ -171,9 +164,8 @@ class _Toolkit:
             from trt_landmarks.runs.workers import open_workers
 
             workers = open_workers(
-                bundle, spec.batches, engine=spec.engine, precision=spec.precision, layout=spec.layout,
-                threads=spec.threads,
-            )  # fmt: skip
+                bundle, spec.batches, engine=spec.engine, precision=spec.precision, threads=spec.threads
+            )
             self.localizers = workers.localizers if self.pipelined else workers.localizers[:1]
             self.note = f"{workers.note}; preprocessing: {workers.preprocessing}"
             return
@@ -240,17 +232,16 @@ class _Preprocessing:
     """
 
     def __init__(self, bundle: Bundle, spec: Spec) -> None:
-        from trt_landmarks.localization.localizer import Localizer
         from trt_landmarks.preprocessing.select import open_preprocessor
 
         name = spec.way.partition("-")[2]
         device = 0 if spec.device == "cuda" and name == DALI else None
         self.preprocessor, self.note = open_preprocessor(name, device, spec.threads)
         self.task = bundle.task
-        self.grid = Localizer(bundle.task, bundle.mean_shape, None).coarse_grid  # type: ignore[arg-type]
         self._scans: dict[Path, tuple[Scan, tuple[float, float]]] = {}
 
     def localize(self, path: Path, out: Path) -> tuple[Floats | None, dict[str, float]]:
+        from trt_landmarks.localization.localizer import coarse_grid
         from trt_landmarks.preprocessing.sampling import intensity_range
         from trt_landmarks.scan import read_scan
 
@@ -259,7 +250,7 @@ class _Preprocessing:
             self._scans[path] = scan, intensity_range(scan.voxels, self.task.intensity)
         scan, intensities = self._scans[path]
         start = time.perf_counter()
-        volumes = self.preprocessor.coarse_volumes([scan], [self.grid(scan)], [intensities])
+        volumes = self.preprocessor.coarse_volumes([scan], [coarse_grid(self.task, scan)], [intensities])
         taken = 1000 * (time.perf_counter() - start)
         np.save(out, volumes)
         return None, {"coarse_resample": taken}

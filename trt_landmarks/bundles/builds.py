@@ -2,17 +2,15 @@
 
 ::
 
-    <builds folder>/<engine>-<precision>[-<layout>]/
+    <builds folder>/<engine>-<precision>/
         build.json            engine, precision, model, key, SHA-256 of all files, versions, gate, command
-        graphs/<graph>.onnx   onnxruntime: the graphs in that precision; plans are built from these
+        graphs/<graph>.onnx   onnxruntime: the graphs in that precision
         report.md             onnxruntime: calibration and gate, for people
-        engines/<graph>.plan  TensorRT: plans as it wrote them, each with its record beside it
+        engines/scan.plan     TensorRT: the plan as it wrote it, with its record beside it: of the graph of the whole
+                              method, which is put together of the graphs in that precision
 
 A build for OpenVINO has no files: it records the accuracy measured in bfloat16, and on which kind of processor.
 A model that ships with the package may have builds of its own; one that the user makes takes their place.
-
-The layout says what the graphs are: ``nets``, the bundle's own, whose inputs are sampled on the host, or those of
-:mod:`trt_landmarks.localization.whole_scan`, which take the scan itself.
 
 A build is made in a temporary folder beside its place and renamed when it is complete, so there are no half builds.
 Its key is made of all that decides what it becomes, never of time.
@@ -33,9 +31,9 @@ from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import file_sha256, read_json, write_text
-from trt_landmarks.task.graphs import NETS, graph_names
+from trt_landmarks.task.graphs import SCAN, graph_names
 
-FORMAT = 2
+FORMAT = 3
 RECORD = "build.json"
 REPORT = "report.md"
 OPENVINO = "openvino"
@@ -73,11 +71,6 @@ class Build:
         return str(self.record["precision"])
 
     @property
-    def layout(self) -> str:
-        """``nets``, or a layout of :data:`trt_landmarks.localization.whole_scan.LAYOUTS`."""
-        return str(self.record["layout"])
-
-    @property
     def files(self) -> dict[str, Path]:
         """Graph name to the file the engine runs."""
         return {graph: self.folder / file for graph, file in self.record["graphs"].items()}
@@ -103,7 +96,7 @@ class Build:
 
     def summary(self) -> str:
         """One line for people."""
-        name = f"{self.engine} {self.precision}" + ("" if self.layout == NETS else f" {self.layout}")
+        name = f"{self.engine} {self.precision}"
         if self.status == "nothing to build":
             return f"{name}: nothing to build, the bundle's own graphs are used"
         if self.engine == OPENVINO:
@@ -127,24 +120,21 @@ def list_builds(bundle: Bundle, warn: Say = lambda text: None) -> list[Build]:
     return builds
 
 
-def find_build(bundle: Bundle, engine: str, precision: str, layout: str = NETS) -> Build | None:
+def find_build(bundle: Bundle, engine: str, precision: str) -> Build | None:
     """One build of a bundle; None if it is not there or is damaged."""
-    wanted = (engine, precision, layout)
-    return next((b for b in list_builds(bundle) if (b.engine, b.precision, b.layout) == wanted), None)
+    return next((b for b in list_builds(bundle) if (b.engine, b.precision) == (engine, precision)), None)
 
 
-def build_name(engine: str, precision: str, layout: str = NETS) -> str:
+def build_name(engine: str, precision: str) -> str:
     """Name of a build's folder."""
-    return f"{engine}-{precision}" + ("" if layout == NETS else f"-{layout}")
+    return f"{engine}-{precision}"
 
 
 def own_graphs(bundle: Bundle) -> Build:
     """The bundle's own FP32 graphs as a build for ONNX Runtime: there is nothing to make."""
     graphs = {graph: bundle.manifest["graphs"][graph] for graph in bundle.graphs}
     files = {file: bundle.digests[file] for file in graphs.values()}
-    record = {
-        "engine": "onnxruntime", "precision": "fp32", "layout": NETS, "graphs": graphs, "files": files, "gate": None
-    }  # fmt: skip
+    record = {"engine": "onnxruntime", "precision": "fp32", "graphs": graphs, "files": files, "gate": None}
     return Build(bundle.graphs_root, record, "nothing to build")
 
 
@@ -155,7 +145,6 @@ def make_build(
     recipe: Mapping[str, Any],
     command: str,
     make: Callable[[Path], dict[str, Any]],
-    layout: str = NETS,
 ) -> Build:
     """Make a build, or take the one that is there and was made from the same.
 
@@ -166,13 +155,12 @@ def make_build(
         recipe: plain data, all that decides what the build becomes; its SHA-256 is the key.
         command: how to make it again.
         make: writes the build's files into a folder; returns further entries of the record, ``graphs`` among them.
-        layout: what its graphs are.
 
     Raises:
         EngineError: if the folder cannot be written; and whatever ``make`` raises.  Nothing is changed then.
     """
-    key = recipe_key(engine, precision, layout, recipe)
-    folder = bundle.builds_folder / build_name(engine, precision, layout)
+    key = recipe_key(engine, precision, recipe)
+    folder = bundle.builds_folder / build_name(engine, precision)
     present = _same_build(folder, key)
     if present is not None:
         return present
@@ -189,7 +177,6 @@ def make_build(
             "format": FORMAT,
             "engine": engine,
             "precision": precision,
-            "layout": layout,
             "model": {"name": bundle.name, "sha256": bundle.sha256},
             "key": key,
             "recipe": dict(recipe),
@@ -210,9 +197,9 @@ def make_build(
     return Build(folder, record, "built")
 
 
-def recipe_key(engine: str, precision: str, layout: str, recipe: Mapping[str, Any]) -> str:
+def recipe_key(engine: str, precision: str, recipe: Mapping[str, Any]) -> str:
     """SHA-256 of what decides a build."""
-    return hashlib.sha256(json.dumps([engine, precision, layout, recipe], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([engine, precision, recipe], sort_keys=True).encode()).hexdigest()
 
 
 def deviation_summary(figures: dict[str, Any]) -> str:
@@ -236,17 +223,17 @@ def _read_build(bundle: Bundle, folder: Path) -> Build:
             raise EngineError(f"{folder}: was built from another model.", "Build it again.")
         found = Build(folder, record)
         names = [*record["files"], *record["graphs"].values()]
-        graphs = graph_names(bundle.task, found.layout)
+        graphs = {"onnxruntime": set(graph_names(bundle.task)), OPENVINO: set()}.get(found.engine, {SCAN})
         fits = (
-            folder.name == build_name(found.engine, found.precision, found.layout)
-            and set(record["graphs"]) == (set() if found.engine == OPENVINO else set(graphs))
+            folder.name == build_name(found.engine, found.precision)
+            and set(record["graphs"]) == graphs
             and set(record["graphs"].values()) <= set(record["files"])
             and not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
             and isinstance(record["gate"], dict | None)
             and isinstance(record["command"], str)
             and isinstance(record["recipe"]["versions"], dict)
-            and (found.layout != NETS or found.engine != "onnxruntime" or isinstance(record["recipe"]["recipe"], dict))
-            and (found.engine == "onnxruntime" or set(record["recipe"]["sources"]) == set(graphs))
+            and (found.engine != "onnxruntime" or isinstance(record["recipe"]["recipe"], dict))
+            and (found.engine not in FLAVOURS or isinstance(record["source"], str))
             and (found.engine != OPENVINO or isinstance(record["gate"], dict))
             and (found.engine != OPENVINO or isinstance(record["recipe"]["target"]["processor"], str))
         )

@@ -8,7 +8,6 @@ from typing import Any
 from trt_landmarks.bundles.builds import Build, list_builds
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.errors import TrtlmError
-from trt_landmarks.task.graphs import NETS
 
 
 def inspect_bundle(bundle: Bundle) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
     record = found.record
     try:
         found.verify()
-        open_engine(bundle, found.engine, found.precision, layout=found.layout)
+        open_engine(bundle, found.engine, found.precision)
         why_not = None
     except TrtlmError as error:
         why_not = error.message
@@ -136,12 +135,11 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
     return {
         "engine": found.engine,
         "precision": found.precision,
-        "layout": found.layout,
         "folder": str(found.folder),
         "size_mb": _mb(sum((found.folder / file).stat().st_size for file in record["files"])),
         "int8_share": {graph: row["conv_flops_int8"] for graph, row in lowering.items() if "conv_flops_int8" in row},
         "gate": None if gate is None else {k: v for k, v in gate.items() if k != "landmarks"},
-        "layers": record.get("plans", {}),
+        "layers": record.get("plan", {}),
         "flavour": recipe.get("flavour"),
         "target": recipe.get("target"),
         "versions": recipe.get("versions", {}),
@@ -154,8 +152,7 @@ def _build(bundle: Bundle, found: Build) -> dict[str, Any]:
 def _build_lines(build: dict[str, Any]) -> list[str]:
     from trt_landmarks.bundles.builds import deviation_summary
 
-    layout = "" if build["layout"] == NETS else f" {build['layout']}"
-    lines = [f"  {build['engine']} {build['precision']}{layout}: {build['size_mb']} MB, {build['folder']}"]
+    lines = [f"  {build['engine']} {build['precision']}: {build['size_mb']} MB, {build['folder']}"]
     for graph, share in build["int8_share"].items():
         lines.append(f"    {graph}: {100 * share:.1f} % of the convolutions' operations in INT8")
     gate = build["gate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trt_landmarks.bundles.builds import (
     ENGINE_PRECISIONS,
@@ -21,7 +21,6 @@ from trt_landmarks.engines.tensorrt.check import Plan
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.system import processor_bf16
-from trt_landmarks.task.graphs import LAYOUTS, NETS, profiles
 
 if TYPE_CHECKING:
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
@@ -32,7 +31,6 @@ def open_engine(
     engine: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
-    layout: str = NETS,
     device: int = 0,
     workers: int = 1,
 ) -> tuple[Engine, str]:
@@ -46,7 +44,6 @@ def open_engine(
             bfloat16 if OpenVINO passed its accuracy gate on this kind of processor, else FP32: FP16 and INT8 are not
             faster there.
         threads: threads of each worker on the CPU; None takes all cores.
-        layout: what its graphs are (:mod:`trt_landmarks.task.layouts`).
         device: number of the GPU, for engines that run on one.
         workers: threads that will use the engine at the same time, on the CPU.
 
@@ -62,64 +59,54 @@ def open_engine(
     if precision is not None and precision not in known:
         problem = f"{precision}: no such precision" + ("" if engine == "auto" else f" for engine {engine}")
         raise EngineError(f"{problem}.", f"Precisions: {', '.join(known)}.")
-    if layout not in (NETS, *LAYOUTS):
-        raise EngineError(f"{layout}: no such layout.", f"Layouts: {', '.join((NETS, *LAYOUTS))}.")
     reasons: list[str] = []
-    builds = [build for build in list_builds(bundle, reasons.append) if build.layout == layout]
-    wanted = _Wanted(precision, layout)
+    builds = list_builds(bundle, reasons.append)
     if engine in FLAVOURS:
-        return _open_tensorrt(bundle, builds, engine, wanted, reasons, device)
+        return _open_tensorrt(bundle, builds, engine, precision, reasons, device)
     if engine == OPENVINO:
-        return _open_openvino(bundle, builds, wanted, threads, workers, reasons)
+        return _open_openvino(bundle, builds, precision, threads, workers, reasons)
     if engine == "auto":
         present = {build.engine for build in builds if precision in (None, build.precision)}
         for name in FLAVOURS:
             if name in present:
                 try:
-                    return _open_tensorrt(bundle, builds, name, wanted, reasons, device)
+                    return _open_tensorrt(bundle, builds, name, precision, reasons, device)
                 except (EngineError, BundleError) as error:
                     reasons.append(error.message)
         if not present & set(FLAVOURS):
-            reasons.append(f"This model has no TensorRT build{wanted}.")
+            reasons.append(f"This model has no TensorRT build{_at(precision)}.")
         if precision == "bf16":
-            return _open_openvino(bundle, builds, wanted, threads, workers, reasons)
-        if layout == NETS and precision in (None, "fp32"):
+            return _open_openvino(bundle, builds, precision, threads, workers, reasons)
+        if precision in (None, "fp32"):
             try:
-                best = wanted if precision else _Wanted(_best_on_openvino(builds, reasons), layout)
+                best = precision or _best_on_openvino(builds, reasons)
                 return _open_openvino(bundle, builds, best, threads, workers, reasons)
             except EngineError as error:
                 reasons.append(error.message)
-    return _open_onnxruntime(bundle, builds, wanted, threads, reasons)
+    return _open_onnxruntime(bundle, precision, threads, reasons)
 
 
-class _Wanted(NamedTuple):
-    """What a build must be."""
-
-    precision: str | None
-    layout: str
-
-    def __str__(self) -> str:
-        at = f" at {self.precision}" if self.precision else ""
-        return at + ("" if self.layout == NETS else f" with layout {self.layout}")
+def _at(precision: str | None) -> str:
+    return f" at {precision}" if precision else ""
 
 
 def _open_tensorrt(
-    bundle: Bundle, builds: list[Build], name: str, wanted: _Wanted, reasons: list[str], device: int
+    bundle: Bundle, builds: list[Build], name: str, precision: str | None, reasons: list[str], device: int
 ) -> tuple[Engine, str]:
-    precisions = (wanted.precision,) if wanted.precision else ("fp16", "int8", "fp32")
+    precisions = (precision,) if precision else ("fp16", "int8", "fp32")
     fitting = sorted(
         (build for build in builds if build.engine == name and build.precision in precisions),
         key=lambda build: precisions.index(build.precision),
     )
     if not fitting:
-        raise _no_build(name, wanted, reasons)
+        raise _no_build(name, precision, reasons)
     build = fitting[0]
     opened = open_plans(bundle, build, device=device)
     return opened, f"{name} {build.precision} on GPU {device}, the build that was made for it"
 
 
 def open_plans(bundle: Bundle, build: Build, **options: int) -> TensorRTEngine:
-    """Open a build of plans.
+    """Open a build of a plan.
 
     Args:
         bundle: the model.
@@ -132,11 +119,7 @@ def open_plans(bundle: Bundle, build: Build, **options: int) -> TensorRTEngine:
     from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
 
     build.verify()
-    shapes = profiles(bundle.task, build.layout)
-    plans = {
-        graph: Plan(path, build.record["recipe"]["sources"][graph], next(iter(shapes[graph].values()))[0])
-        for graph, path in build.files.items()
-    }
+    plans = {graph: Plan(path, build.record["source"]) for graph, path in build.files.items()}
     return TensorRTEngine(plans, build.engine, build.precision, build.record["command"], **options)
 
 
@@ -166,17 +149,15 @@ def _bf16_build(builds: list[Build]) -> Build | None:
 
 
 def _open_openvino(
-    bundle: Bundle, builds: list[Build], wanted: _Wanted, threads: int | None, workers: int, reasons: list[str]
+    bundle: Bundle, builds: list[Build], precision: str | None, threads: int | None, workers: int, reasons: list[str]
 ) -> tuple[Engine, str]:
-    if wanted.layout != NETS:
-        raise EngineError(f"openvino does not run layout {wanted.layout}.", f"Use --layout {NETS}.")
-    precision = wanted.precision or _best_on_openvino(builds, reasons)
+    precision = precision or _best_on_openvino(builds, reasons)
     note = f"openvino {precision} on the CPU"
     if precision == "bf16":
         check_bf16()
         build = _bf16_build(builds)
         if build is None:
-            raise _no_build(OPENVINO, wanted, reasons)
+            raise _no_build(OPENVINO, precision, reasons)
         gate, kind = build.record["gate"], build.record["recipe"]["target"]["processor"]
         verdict = "passed its accuracy gate" if gate["passed"] else "did NOT pass its accuracy gate, which was accepted"
         note += f", which {verdict} on a processor with {kind} ({deviation_summary(gate)})"
@@ -188,36 +169,26 @@ def _open_openvino(
 
 
 def _open_onnxruntime(
-    bundle: Bundle, builds: list[Build], wanted: _Wanted, threads: int | None, reasons: list[str]
+    bundle: Bundle, precision: str | None, threads: int | None, reasons: list[str]
 ) -> tuple[Engine, str]:
     because = f" ({' '.join(reasons)})" if reasons else ""
-    precision = wanted.precision or "fp32"
-    if precision != "fp32":
+    if precision not in (None, "fp32"):
         raise EngineError(
             f"ONNX Runtime computes {precision} on the CPU only by emulation, which is slower than fp32{because}.",
             f"Take --precision fp32, or build the model for a GPU: trtlm build --precision {precision} --engine "
             f"tensorrt{' --calib SCANS' * (precision == 'int8')}.",
             code="precision_emulated",
         )
-    how = "on the CPU"
-    if not wanted.precision:
-        how += "; FP16 and INT8 would not be faster on the CPU"
-    if wanted.layout == NETS:
-        bundle.verify()
-        return OnnxRuntimeEngine(bundle.cpu_graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
-    for build in builds:
-        if (build.engine, build.precision) == ("onnxruntime", "fp32"):
-            build.verify()
-            return OnnxRuntimeEngine(build.files, "fp32", threads), f"onnxruntime fp32 {how}{because}"
-    raise _no_build("onnxruntime", wanted, reasons)
+    how = "on the CPU" if precision else "on the CPU; FP16 and INT8 would not be faster on the CPU"
+    bundle.verify()
+    return OnnxRuntimeEngine(bundle.cpu_graphs, "fp32", threads), f"onnxruntime fp32 {how}{because}"
 
 
-def _no_build(name: str, wanted: _Wanted, reasons: list[str]) -> EngineError:
-    precision = wanted.precision or ("fp32" if name == "onnxruntime" else "fp16")
+def _no_build(name: str, precision: str | None, reasons: list[str]) -> EngineError:
+    wanted = precision or "fp16"
     return EngineError(
-        f"This model has no {name} build{wanted}." + (f" {' '.join(reasons)}" if reasons else ""),
-        f"Make it with: trtlm build --precision {precision} --engine {name}"
-        + ("" if wanted.layout == NETS else f" --layout {wanted.layout}")
-        + (" --calib SCANS." if precision in ("int8", "bf16") else "."),
+        f"This model has no {name} build{_at(precision)}." + (f" {' '.join(reasons)}" if reasons else ""),
+        f"Make it with: trtlm build --precision {wanted} --engine {name}"
+        + (" --calib SCANS." if wanted in ("int8", "bf16") else "."),
         code="build_missing",
     )

@@ -15,7 +15,6 @@ from trt_landmarks.cli.options import (
     Exclude,
     HeldOut,
     Landmarks,
-    Layout,
     Method,
     ModelArgument,
     Sensitivity,
@@ -36,10 +35,7 @@ def build(
     exclude: Exclude = None,
     sensitivity: Sensitivity = False,
     accept_deviation: Accept = False,
-    layout: Layout = "nets",
-    workspace: Annotated[
-        int | None, typer.Option(min=1, help="TensorRT: most scratch memory, MiB. (default: 2048; none for pair, one)")
-    ] = None,
+    workspace: Annotated[int | None, typer.Option(min=1, help="TensorRT: most scratch memory, MiB.")] = None,
     optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT: 0 to 5.")] = None,
     version_compatible: Annotated[bool, typer.Option(help="TensorRT: runs with later versions too.")] = False,
     hardware_compatibility: Annotated[
@@ -72,7 +68,7 @@ def build(
         plans = PlanSettings(
             scratch, optimization_level, version_compatible, hardware_compatibility, tuple(target or ())
         )
-        request = Request(precision, scans, method, tuple(exclude or ()), sensitivity, accept_deviation, plans, layout)
+        request = Request(precision, scans, method, tuple(exclude or ()), sensitivity, accept_deviation, plans)
         done = make(bundle, engine, request, typer.echo)
     typer.echo(done.summary())
     if (done.folder / REPORT).is_file():

@@ -34,9 +34,6 @@ HeldOut = Annotated[int, typer.Option(min=1, help="Other scans to measure on, at
 Method = Annotated[str, typer.Option(help="INT8 ranges: entropy or max.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Layer to leave out of INT8: <graph>:<node>. Repeatable.")]
 Sensitivity = Annotated[bool, typer.Option(help="Rank INT8 layers by what they cost; leave out the worst if needed.")]
-Layout = Annotated[
-    str, option(ENGINE, help="nets: inputs sampled on the host; pair, one: graphs that take the scan itself.")
-]
 Pose = Annotated[
     str,
     option(ENGINE, help="as-is; search: of every scan; auto: of scans in which nothing credible is found as they lie."),

@@ -19,7 +19,6 @@ from trt_landmarks.cli.options import (
     Csv,
     Engine,
     Jobs,
-    Layout,
     LimitMemory,
     Log,
     Markups,
@@ -53,7 +52,6 @@ def infer(
     batch: Annotated[int, option(ENGINE, min=1, help="Scans per batch.")] = 1,
     threads: Threads = None,
     preprocess: Annotated[str, option(ENGINE, help="reference, dali or auto.")] = "auto",
-    layout: Layout = "nets",
     pose: Pose = "auto",
     tta: Tta = False,
     devices: Annotated[str | None, option(ENGINE, help="GPUs that share the scans, such as 0,1. (default: 0)")] = None,
@@ -136,7 +134,7 @@ def infer(
         bundle = replace(bundle, task=add_measurements(bundle.task, measurements))
 
     opener = partial(
-        open_workers, bundle, -(-len(files) // batch), engine=engine, precision=precision, layout=layout,
+        open_workers, bundle, -(-len(files) // batch), engine=engine, precision=precision,
         preprocess=preprocess, threads=threads, devices=gpus, jobs=jobs,
         pose=pose, tta=tta,
     )  # fmt: skip
@@ -147,10 +145,10 @@ def infer(
         what = f"engine: {workers.note}; preprocessing: {workers.preprocessing}"
         typer.echo(f"model: {bundle.name} ({bundle.root}); {what}", err=True)
     settings = {
-        "batch": batch, "threads": threads, "jobs": jobs, "devices": devices, "layout": layout, "series": series,
+        "batch": batch, "threads": threads, "jobs": jobs, "devices": devices, "series": series,
         "timeout_s": timeout, "limit_memory_bytes": limit,
     }  # fmt: skip
-    header = run_header(bundle, workers, layout, settings, {"pose": pose, "tta": tta})
+    header = run_header(bundle, workers, settings, {"pose": pose, "tta": tta})
     log_file = RunLog(log)
     run = Run(files, header, out, unfinished, results=not is_csv(out))  # before the writer empties a table
     tables = [path for path in (out if is_csv(out) else None, csv) if path is not None]
@@ -173,7 +171,7 @@ def infer(
 
         outcome = run.go(
             workers.localizers, batch=batch, limits=Limits(timeout, workers.memory), log=log_file, report=report,
-            settings={"threads": threads, "limit_memory_bytes": limit, "layout": layout}, progress=progress,
+            settings={"threads": threads, "limit_memory_bytes": limit}, progress=progress,
             look=writer.draw, finish=writer.finish if tables or markups or reports else None, problems=writer.problems,
             isolation=isolation, opener=opener if isolation.works else None,
         )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,31 @@ from numpy.typing import NDArray
 from trt_landmarks.errors import EngineError
 
 Arrays = tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """A float32 array on the GPU, in C order.
+
+    Attributes:
+        address: of its first element.
+        shape: sizes in C order.
+        owner: keeps the memory alive.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    owner: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return 4 * prod(self.shape)
+
+
+#: What an engine takes: an array on the host or, if it computes on a GPU, one there that is finished in the order of
+#: the engine's stream.
+Input = NDArray[np.float32] | DeviceArray
 
 
 class Engine(Protocol):
@@ -26,7 +52,7 @@ class Engine(Protocol):
     precision: str
     provider: str
 
-    def run(self, graph: str, *arrays: NDArray[np.float32]) -> Arrays:
+    def run(self, graph: str, *arrays: Any) -> Arrays:
         """Run one graph on its inputs, in the graph's order; outputs in the graph's order, float32."""
         ...
 
@@ -55,19 +81,6 @@ class Cancellable(Protocol):
 
         Args:
             thread: identifier of the one whose run is meant; None for all.
-        """
-        ...
-
-
-@runtime_checkable
-class Chaining(Protocol):
-    """An engine that runs graphs one after another without their results coming to the host in between."""
-
-    def chain(self, graphs: Sequence[str], *arrays: NDArray[np.float32]) -> list[Arrays]:
-        """Run graphs, each on ``arrays`` and, behind them, the outputs of the one before it.
-
-        Returns:
-            For each graph its outputs in the graph's order, float32.
         """
         ...
 

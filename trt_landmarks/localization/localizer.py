@@ -105,26 +105,21 @@ class Localizer:
         """
         if not scans:
             return []
-        clock = _Clock(len(scans))
+        clock = Clock(len(scans))
         with clock("normalize"):
             ranges = ranges or [intensity_range(scan.voxels, self.task.intensity) for scan in scans]
         with clock("coarse_resample"):
-            grids = [self.coarse_grid(scan, frame) for scan, frame in zip(scans, frames, strict=True)]
+            grids = [coarse_grid(self.task, scan, frame) for scan, frame in zip(scans, frames, strict=True)]
             volumes = self.preprocessor.coarse_volumes(scans, grids, ranges)
         with clock("coarse"):
             offsets = self.coarse_offsets(volumes)
         coarse = [frame.to_world(o) for frame, o in zip(frames, offsets, strict=True)]
         return self._refine(scans, frames, ranges, coarse, clock)
 
-    def coarse_grid(self, scan: Scan, frame: Frame | None = None) -> Grid:
-        """The coarse grid: about the scan's middle, along the world's axes; or about and along those of a frame."""
-        coarse, frame = self.task.coarse, frame or Frame.own(scan)
-        return Grid(coarse.shape, coarse.spacing_mm, frame.centre, frame.axes)
-
     def coarse_volume(self, scan: Scan) -> NDArray[np.float32]:
         """The coarse net's input of one scan, ``[1, Z, Y, X]`` in 0..1."""
         intensities = intensity_range(scan.voxels, self.task.intensity)
-        return self.preprocessor.coarse_volumes([scan], [self.coarse_grid(scan)], [intensities])[0]
+        return self.preprocessor.coarse_volumes([scan], [coarse_grid(self.task, scan)], [intensities])[0]
 
     def coarse_offsets(self, volumes: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the coarse net sees in ``[B, 1, Z, Y, X]``: points ``[B, N, 3]``, mm from the middle of each."""
@@ -168,7 +163,7 @@ class Localizer:
         frames: Sequence[Frame],
         ranges: Sequence[Range],
         coarse: list[Floats],
-        clock: _Clock,
+        clock: Clock,
     ) -> list[Localization]:
         poses = [self._pose(frame, points) for frame, points in zip(frames, coarse, strict=True)]
         points = [np.array(p, dtype=np.float64) for p in coarse]
@@ -200,7 +195,13 @@ class Localizer:
         ]
 
 
-class _Clock:
+def coarse_grid(task: Task, scan: Scan, frame: Frame | None = None) -> Grid:
+    """The coarse grid (LPS mm): about the scan's middle, along the world's axes; or about and along those of a frame."""
+    coarse, frame = task.coarse, frame or Frame.own(scan)
+    return Grid(coarse.shape, coarse.spacing_mm, frame.centre, frame.axes)
+
+
+class Clock:
     """Adds up the time of each stage."""
 
     def __init__(self, scans: int) -> None:

@@ -1,105 +1,126 @@
-"""The method as graphs over a scan that lies on the device: voxels in, landmarks out, nothing back in between.
+"""The method as one graph for a scan that lies on the device: voxels in, landmarks out, nothing back in between.
 
-    host      scan -> voxels in FP32, and where they lie
-    device    coarse view -> coarse net -> points -> patches -> fine nets -> landmarks
+    host      scan -> voxels as they are stored, and where they lie
+    device    coarse volume, voxels in FP32 (the preprocessor)
+              -> coarse net -> points -> patches -> fine nets -> landmarks (the engine)
     host      landmarks in LPS mm
 
-The graphs are put together by :mod:`trt_landmarks.export.whole_scan`.
+The graph is put together by :mod:`trt_landmarks.export.whole_scan`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import Arrays, Chaining, Engine, finite
+from trt_landmarks.engines.base import Engine, finite
+from trt_landmarks.errors import TrtlmError
 from trt_landmarks.localization.confidence import ConfidenceModel
+from trt_landmarks.localization.localizer import Clock, coarse_grid
 from trt_landmarks.localization.result import Localization, SlicePlane
+from trt_landmarks.preprocessing.reference import Preprocessor, Range, ReferencePreprocessor
 from trt_landmarks.preprocessing.sampling import BORDER_TOLERANCE, intensity_range
 from trt_landmarks.scan import Scan
-from trt_landmarks.task.graphs import LAYOUTS
+from trt_landmarks.task.graphs import SCAN, padded_size
 from trt_landmarks.task.task import Task
 
 
-def scan_inputs(scan: Scan, intensities: tuple[float, float]) -> tuple[NDArray[np.float32], ...]:
-    """What the graphs take of a scan.
+def placement(scan: Scan, intensities: Range) -> NDArray[np.float32]:
+    """Where a scan's voxels lie and what their values mean, for the graph of the whole method.
 
     Args:
         scan: the scan.
         intensities: the voxel values that become 0 and 1.
 
     Returns:
-        voxels ``[1, 1, K, J, I]``; to_grid ``[1, 3, 3]``, from mm from the scan's centre (LPS) to normalized
-        coordinates, where -1 and 1 are the middles of the first and the last voxel; limit ``[1, 3]``, the normalized
-        coordinates of the volume's faces; intensity ``[1, 2]``, low and 1 / (high - low).  All float32.
+        float32 ``[1, 6, 3]``.  Rows 0 to 2: from mm from the scan's centre (LPS) to normalized coordinates, where -1
+        and 1 are the middles of the first and the last voxel.  Row 3: the normalized coordinates of the scan's faces.
+        Row 4: which share of the padded voxels the scan is, between the middles of the first and the last.  Row 5:
+        low, 1 / (high - low), 0.
     """
     size = np.asarray(scan.geometry.size, dtype=np.float64)
     half = np.maximum(size - 1, 1) / 2
-    to_grid = scan.geometry.world_to_voxel_matrix[:3, :3] / half[:, None]
-    limit = (size / 2 + BORDER_TOLERANCE) / half
     low, high = intensities
-    arrays = (scan.voxels[None, None], to_grid[None], limit[None], np.array([[low, 1 / (high - low)]]))
-    voxels, matrix, faces, intensity = (np.ascontiguousarray(array, dtype=np.float32) for array in arrays)
-    return voxels, matrix, faces, intensity
+    rows = (
+        scan.geometry.world_to_voxel_matrix[:3, :3] / half[:, None],
+        (size / 2 + BORDER_TOLERANCE) / half,
+        (size - 1) / (np.asarray(padded_size(scan.geometry.size)) - 1),
+        [low, 1 / (high - low), 0],
+    )
+    return np.vstack(rows).astype(np.float32)[None]
 
 
-class ResidentLocalizer:
-    """Localizes a task's landmarks with graphs that take the scan itself.
+def check_as_is(pose: str | None, tta: bool | None) -> None:
+    """Refuse what the graph of the whole method cannot do.
+
+    Raises:
+        TrtlmError: if a pose is to be searched, or views averaged.
+    """
+    if pose == "search" or tta:
+        raise TrtlmError(
+            f"{'pose search' if pose == 'search' else 'tta'}: TensorRT's graph of the whole method sees scans as they "
+            "lie.",
+            "Take another engine, such as onnxruntime.",
+            code="as_is_only",
+        )
+
+
+class WholeScanLocalizer:
+    """Localizes a task's landmarks with the graph of the whole method.
 
     Args:
         task: what is localized.
-        engine: runs the graphs of a layout.
-        layout: one of :data:`~trt_landmarks.task.layouts.LAYOUTS`.
+        engine: runs the graph.
+        preprocessor: leaves its inputs where the engine takes them; None for the reference, which leaves them on the
+            host.
         confidence: judges what was found; None leaves the heights of the heat maps.
     """
 
-    def __init__(self, task: Task, engine: Engine, layout: str, confidence: ConfidenceModel | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        engine: Engine,
+        preprocessor: Preprocessor | None = None,
+        confidence: ConfidenceModel | None = None,
+    ) -> None:
         self.task = task
         self.engine = engine
-        self.graphs = LAYOUTS[layout]
+        self.preprocessor = preprocessor or ReferencePreprocessor()
         self.confidence = confidence
 
     def localize(self, scan: Scan) -> Localization:
         """Landmarks of one scan."""
-        timing: dict[str, float] = {}
-        start = time.perf_counter()
-        inputs = scan_inputs(scan, intensity_range(scan.voxels, self.task.intensity))
-        timing["normalize"] = 1000 * (time.perf_counter() - start)
-        results = self._run(inputs, timing)
-        found = results[-1]
-        points, confidence, axes, *rest = found
-        first = results[0][0] if len(results) > 1 else rest.pop(0)
+        clock = Clock(1)
+        with clock("normalize"):
+            intensities = intensity_range(scan.voxels, self.task.intensity)
+        with clock("upload"):  # on a GPU it is under way when this is over
+            stream = getattr(self.engine, "stream", None)
+            inputs = self.preprocessor.scan_volumes(scan, coarse_grid(self.task, scan), intensities, stream)
+        with clock(SCAN):
+            outputs = self.engine.run(SCAN, *inputs, placement(scan, intensities))
+        points, confidence, axes, first, *slices = finite(self.engine, SCAN, outputs)
         centre = scan.geometry.centre
-        planes = zip(self.task.groups, rest[0][0] if rest else (), strict=False)
         located = Localization(
             centre + points[0].astype(np.float64),
             confidence[0].astype(np.float64),
             centre + first[0].astype(np.float64),
             tuple(
                 SlicePlane(group, centre + point.astype(np.float64), axes[0, :, group.axis_index].astype(np.float64))
-                for group, point in planes
+                for group, point in zip(self.task.groups, slices[0][0] if slices else (), strict=False)
             ),
-            timing,
+            clock.shares(),
         )
         return located if self.confidence is None else self.confidence.judge(located)
 
-    def _run(self, inputs: Arrays, timing: dict[str, float]) -> list[Arrays]:
-        """What each graph gives; without a way over the host where the engine knows one."""
-        start = time.perf_counter()
-        if isinstance(self.engine, Chaining):
-            results = self.engine.chain(self.graphs, *inputs)
-            timing["+".join(self.graphs)] = 1000 * (time.perf_counter() - start)
-        else:
-            results = []
-            for graph in self.graphs:
-                start = time.perf_counter()
-                results.append(self.engine.run(graph, *inputs, *(results[-1] if results else ())))
-                timing[graph] = 1000 * (time.perf_counter() - start)
-        return [finite(self.engine, graph, outputs) for graph, outputs in zip(self.graphs, results, strict=True)]
+    def localize_batch(
+        self, scans: Sequence[Scan], pose: str | None = None, tta: bool | None = None
+    ) -> list[Localization]:
+        """Landmarks of several scans, one after the other: their volumes differ in size.
 
-    def localize_batch(self, scans: Sequence[Scan]) -> list[Localization]:
-        """Landmarks of several scans, one after the other: their volumes differ in size."""
+        Raises:
+            TrtlmError: see :func:`check_as_is`.
+        """
+        check_as_is(pose, tta)
         return [self.localize(scan) for scan in scans]

@@ -1,11 +1,9 @@
-"""The method's geometry as modules, for a scan that lies on the device: from voxels to the nets' inputs and back.
+"""The method's geometry as modules, for a scan on the device: from coarse points to the fine nets' inputs, and back.
 
 These do what :mod:`trt_landmarks.preprocessing.sampling` and
-:class:`trt_landmarks.localization.localizer.Localizer` do on the host.  Positions
-are in mm from the scan's centre (LPS), so that FP32 keeps their digits.  A scan is described by four inputs
-(:func:`trt_landmarks.localization.whole_scan.scan_inputs`): its voxels, the matrix that takes positions to normalized
-coordinates (-1 and 1 are the middles of the first and the last voxel), how far a normalized coordinate may lie out, and
-its intensities.
+:class:`trt_landmarks.localization.localizer.Localizer` do on the host.  Positions are in mm from the scan's centre
+(LPS), so that FP32 keeps their digits.  A scan is described by its voxels and their placement
+(:func:`trt_landmarks.localization.whole_scan.placement`).
 """
 
 from __future__ import annotations
@@ -29,30 +27,18 @@ class View(nn.Module):
     """Trilinear samples of a scan, normalized to 0..1 (0 outside), as
     :func:`trt_landmarks.preprocessing.sampling.sample` gives them.
 
-    Input: voxels ``[1, 1, K, J, I]``, to_grid ``[1, 3, 3]``, limit ``[1, 3]``, intensity ``[1, 2]`` and positions
-    ``[1, A, B, C, 3]`` (mm from the scan's centre, LPS).  Output ``[1, A, B, C]``.
+    Input: voxels ``[1, 1, K, J, I]``, of which the scan is the first part along each axis, placement ``[1, 6, 3]`` and
+    positions ``[1, A, B, C, 3]`` (mm from the scan's centre, LPS).  Output ``[1, A, B, C]``.
     """
 
-    def forward(self, voxels: Tensor, to_grid: Tensor, limit: Tensor, intensity: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, voxels: Tensor, placement: Tensor, positions: Tensor) -> Tensor:
+        to_grid, limit, share, intensity = placement[:, :3], placement[:, 3], placement[:, 4], placement[:, 5]
         grid = positions @ to_grid.transpose(1, 2).reshape(1, 1, 1, 3, 3)
-        samples = nn_functional.grid_sample(voxels, grid, "bilinear", "border", align_corners=True)[:, 0]
-        low, scale = intensity[:, 0].reshape(1, 1, 1, 1), intensity[:, 1].reshape(1, 1, 1, 1)
         inside = (grid.abs() <= limit.reshape(1, 1, 1, 1, 3)).all(dim=-1)
+        padded = (grid.clamp(-1, 1) + 1) * share.reshape(1, 1, 1, 1, 3) - 1
+        samples = nn_functional.grid_sample(voxels, padded, "bilinear", "border", align_corners=True)[:, 0]
+        low, scale = intensity[:, 0].reshape(1, 1, 1, 1), intensity[:, 1].reshape(1, 1, 1, 1)
         return ((samples - low) * scale).clamp(0, 1) * inside
-
-
-class CoarseView(nn.Module):
-    """The coarse net's input, ``[1, 1, Z, Y, X]``, from a scan."""
-
-    positions: Tensor
-
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self.view = View()
-        self.register_buffer("positions", _positions(task.coarse.shape, task.coarse.spacing_mm))
-
-    def forward(self, voxels: Tensor, to_grid: Tensor, limit: Tensor, intensity: Tensor) -> Tensor:
-        return self.view(voxels, to_grid, limit, intensity, self.positions)[:, None]
 
 
 class PatchViews(nn.Module):
@@ -75,9 +61,7 @@ class PatchViews(nn.Module):
         self.members = [list(rows) for rows in fine_graphs(task).values()]
         self.register_buffer("positions", _positions(task.fine.shape, task.fine.spacing_mm).reshape(1, -1, 3))
 
-    def forward(
-        self, voxels: Tensor, to_grid: Tensor, limit: Tensor, intensity: Tensor, points: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(self, voxels: Tensor, placement: Tensor, points: Tensor) -> tuple[Tensor, ...]:
         axes = self.pose(points) if self.turned else torch.eye(3)[None]
         centres = points
         for rows, axis in self.groups:
@@ -88,7 +72,7 @@ class PatchViews(nn.Module):
         for rows in self.members:
             where = centres[:, rows, None, :] + offsets[:, None]
             where = where.reshape(1, len(rows) * depth, height, width, 3)
-            samples = self.view(voxels, to_grid, limit, intensity, where)
+            samples = self.view(voxels, placement, where)
             patches.append(samples.reshape(1, len(rows), depth, height, width))
         return axes, centres, *patches
 

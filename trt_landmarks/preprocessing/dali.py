@@ -1,29 +1,34 @@
 """NVIDIA DALI: the same preprocessing as one graph, on the CPU or on a GPU.
 
-    voxels -> (cast) -> warp_affine -> (v - low) * scale, clipped to 0..1 -> * inside
+    voxels -> (cast) -> warp_affine -> (v - low) * scale, clipped to 0..1 -> * inside     the coarse volume
+           -> slice, to FP32 and padded sizes                                             the voxels for the patches
 
-Voxels enter in their own number type; on a GPU they cross to it once, as they are.  ``warp_affine`` interpolates
-trilinearly and repeats the border's voxels; the reference does that only up to half a voxel outside and gives 0
-beyond, so a mask computed from float64 positions follows.
+Voxels enter in their own number type.  For a GPU, DALI copies them into pinned memory of its own, and they cross once,
+as they are: there is no FP32 copy on the host.  ``warp_affine`` interpolates trilinearly and repeats the border's
+voxels; the reference does that only up to half a voxel outside and gives 0 beyond, so a mask computed from float64
+positions follows.
 
 DALI's positions are float32, and on the CPU it adds them up along a row.  For rows of 64 samples they were found to
 be up to 3e-4 voxel off in scans of 128 voxels a side, 1e-3 at 512, 2e-3 at 1024; a value is off by that times the
 step between neighbouring voxels (1e-4 of the range at most in the micro-CT heads).
 
-Verified on the CPU backend.  **Not verified, for want of a GPU:** running the graph on one, that is
-``device_id`` other than None and all of :meth:`DaliPreprocessor.on_device`; that the GPU graph is well formed is
-tested.  It follows the documentation of DALI 2.4.
+The executor is the one with buffers of its own (``exec_dynamic=False``): outputs of scans of one padded size keep their
+addresses, so that CUDA graphs which read them can be replayed.
+
+Verified on the CPU backend.  **Not verified, for want of a GPU:** running the graph on one, that is ``device_id`` other
+than None; that the GPU graph is well formed is tested.  It follows the documentation of DALI 2.4.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_landmarks.engines.base import DeviceArray, Input
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.errors import EngineError
 from trt_landmarks.geometry import Grid
@@ -31,6 +36,7 @@ from trt_landmarks.preprocessing.reference import Range
 from trt_landmarks.preprocessing.sampling import BORDER_TOLERANCE, grid_to_voxel
 from trt_landmarks.scan import Scan
 from trt_landmarks.system import cores, install_command
+from trt_landmarks.task.graphs import padded_size
 
 #: DALI's names of the number types that enter a graph.
 TYPES = {
@@ -42,22 +48,6 @@ TYPES = {
 }  # fmt: skip
 #: Those that ``warp_affine`` reads; others are cast to float32 behind the upload.
 WARPED = {np.dtype(name) for name in ("uint8", "int16", "int32", "float32")}
-
-
-@dataclass(frozen=True)
-class DeviceBatch:
-    """What the GPU backend leaves on the GPU.
-
-    Attributes:
-        volumes: DALI tensor list, float32; ``volumes.as_tensor()`` is ``[B, 1, Z, Y, X]`` in 0..1, without a copy,
-            and offers ``__dlpack__``, ``__cuda_array_interface__`` and ``data_ptr()``.
-        voxels: DALI tensor list; element n is scan n's voxels ``[k, j, i, 1]`` in their own number type.
-        scans: whose voxels are read while the copy to the GPU is under way, so they must live as long.
-    """
-
-    volumes: Any
-    voxels: Any
-    scans: tuple[Scan, ...]
 
 
 class DaliPreprocessor:
@@ -91,7 +81,7 @@ class DaliPreprocessor:
         self.device_id = device_id
         self.threads = threads or cores()
         self.max_batch = max_batch
-        self._free: dict[np.dtype[Any], list[Any]] = {}  # graphs that no thread is running
+        self._free: dict[Any, list[Any]] = {}  # graphs that no thread is running, by what they are for
 
     def coarse_volumes(
         self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]
@@ -102,14 +92,16 @@ class DaliPreprocessor:
             EngineError: if DALI fails; the next call starts afresh.
         """
         volumes = np.empty((len(scans), 1, *grids[0].shape[::-1]), np.float32)
-        for part in self.parts(scans):
-            outputs = self._run([scans[n] for n in part], [grids[n] for n in part], [ranges[n] for n in part])
-            found = outputs[0].as_cpu()
+        for part in self._parts(scans):
+            chosen = [scans[n] for n in part], [grids[n] for n in part], [ranges[n] for n in part]
+            run = self._run(*chosen)
+            found = run.outputs[0].as_cpu()
             for row, n in enumerate(part):
                 volumes[n] = np.asarray(found[row])
+            del found, run
         return volumes
 
-    def parts(self, scans: Sequence[Scan]) -> list[list[int]]:
+    def _parts(self, scans: Sequence[Scan]) -> list[list[int]]:
         """Indices of the scans that can go through a graph together: of one number type, ``max_batch`` at most."""
         by_type: dict[np.dtype[Any], list[int]] = {}
         for n, scan in enumerate(scans):
@@ -117,42 +109,41 @@ class DaliPreprocessor:
         size = self.max_batch
         return [same[start : start + size] for same in by_type.values() for start in range(0, len(same), size)]
 
-    def on_device(
-        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range], stream: int
-    ) -> DeviceBatch:
-        """The same as :meth:`coarse_volumes`, left on the GPU, without waiting for it (not verified: no GPU).
+    def scan_volumes(self, scan: Scan, grid: Grid, intensities: Range, stream: int | None) -> tuple[Input, Input]:
+        """See :meth:`trt_landmarks.preprocessing.reference.Preprocessor.scan_volumes`.
 
-        The hand-over: DALI computes on a stream of its own, records an event there, and makes ``stream`` wait for
-        it before this returns; the host does not wait.  What is then enqueued on ``stream`` (TensorRT's
-        ``execute_async_v3(stream)``) reads finished data.  The outputs are bound to ``stream``: their memory is
-        reused in its order once the batch is dropped, so keep the batch until the last reader is *enqueued*, and
-        until ``stream`` has passed the copy of the voxels.  A reader on another stream waits for an event recorded
-        on ``stream``, or takes the tensors by ``__dlpack__(stream=other)``, which does that.
-
-        Args:
-            scans: of one number type, ``max_batch`` at most (see :meth:`parts`).
-            grids: for each scan where to sample it (LPS mm); all of one shape.
-            ranges: for each scan the voxel values that become 0 and 1.
-            stream: handle of a CUDA stream (``cudaStream_t``) of this GPU's primary context.
+        On a GPU this returns before it is done: DALI makes ``stream`` wait for its own (the host does not), so what is
+        enqueued there afterwards reads finished data.
 
         Raises:
-            EngineError: without a GPU, or if DALI fails; the next call starts afresh.
+            EngineError: if DALI fails; the next call starts afresh.
         """
-        if self.device_id is None:
-            raise EngineError("DALI runs on the CPU here: nothing is left on a GPU.", "Give it a device_id.")
-        volumes, voxels = self._run(scans, grids, ranges, stream)
-        return DeviceBatch(volumes, voxels, tuple(scans))
+        on_gpu = self.device_id is not None
+        run = self._run([scan], [grid], [intensities], whole=True, stream=stream if on_gpu else None)
+        volume, voxels = (output.as_tensor() for output in run.outputs)
+        padded = (1, 1, *padded_size(scan.voxels.shape))
+        if not on_gpu:
+            return np.array(volume), np.array(voxels).reshape(padded)
+        return (
+            DeviceArray(int(volume.data_ptr()), (1, 1, *grid.shape[::-1]), run),
+            DeviceArray(int(voxels.data_ptr()), padded, run),
+        )
 
     def _run(
-        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range], stream: int | None = None
-    ) -> Any:
+        self,
+        scans: Sequence[Scan],
+        grids: Sequence[Grid],
+        ranges: Sequence[Range],
+        whole: bool = False,
+        stream: int | None = None,
+    ) -> _Run:
         """One run of the graph; its outputs are synchronized with the host if there is no stream."""
         dtype = scans[0].voxels.dtype
-        samples = [_sample(*one) for one in zip(scans, grids, ranges, strict=True)]
+        samples = [_sample(*one, whole) for one in zip(scans, grids, ranges, strict=True)]
         inputs = {name: [sample[name] for sample in samples] for name in samples[0]}
-        free = self._free.setdefault(dtype, [])
-        # Taken out, and put back only after a whole run: one that was broken off (by an interrupt, too) would give
-        # its leftovers to the next.
+        free = self._free.setdefault((dtype, whole), [])
+        # Taken out, and put back when nobody has the outputs any more, which the next run overwrites; never after a run
+        # that was broken off (by an interrupt, too): it would give its leftovers to the next.
         try:
             pipeline = free.pop()
         except IndexError:
@@ -160,10 +151,10 @@ class DaliPreprocessor:
         try:
             if pipeline is None:
                 pipeline = make_pipeline(
-                    dtype, self.device_id is not None, batch_size=self.max_batch, num_threads=self.threads,
+                    dtype, self.device_id is not None, whole, batch_size=self.max_batch, num_threads=self.threads,
                     device_id=self.device_id,
                 )  # fmt: skip
-            outputs = pipeline.run(stream, **inputs)
+            run = _Run(pipeline.run(stream, **inputs))
         except Exception as error:  # DALI raises RuntimeError, ValueError, TypeError and its own
             names = ", ".join(scan.id for scan in scans)
             raise EngineError(
@@ -171,19 +162,27 @@ class DaliPreprocessor:
                 "Take --preprocess reference.",
                 code="preprocessing_failed",
             ) from error
-        free.append(pipeline)
-        return outputs
+        weakref.finalize(run, free.append, pipeline).atexit = False
+        return run
 
 
-def make_pipeline(dtype: np.dtype[Any], gpu: bool, **settings: Any) -> Any:
+class _Run:
+    """What a run gave: DALI tensor lists, which are views of the graph's own buffers."""
+
+    def __init__(self, outputs: Sequence[Any]) -> None:
+        self.outputs = outputs
+
+
+def make_pipeline(dtype: np.dtype[Any], gpu: bool, whole: bool = False, **settings: Any) -> Any:
     """The graph for voxels of one number type, on the CPU or the GPU: a DALI ``Pipeline``.
 
-    Inputs, by name and per scan: what :func:`_sample` gives.  Outputs: volumes ``[1, Z, Y, X]`` in 0..1; on the GPU
-    the voxels ``[k, j, i, 1]`` too.
+    Inputs, by name and per scan: what :func:`_sample` gives.  Outputs: volumes ``[1, Z, Y, X]`` in 0..1, and if
+    ``whole`` the voxels in FP32, ``[K, J, I, 1]``.
 
     Args:
         dtype: of the voxels.
         gpu: compute on the GPU.
+        whole: also for the graph of the whole method.
         settings: of the ``Pipeline``.
 
     Raises:
@@ -199,9 +198,9 @@ def make_pipeline(dtype: np.dtype[Any], gpu: bool, **settings: Any) -> Any:
         return node.gpu() if gpu else node
 
     # A depth of 1 runs a batch when it is asked for; more would prepare batches ahead that are not there yet.
-    pipeline = Pipeline(prefetch_queue_depth=1, **settings)
+    pipeline = Pipeline(prefetch_queue_depth=1, exec_dynamic=False, **settings)
     with pipeline:
-        voxels = source("voxels", getattr(types, TYPES[dtype]), 4, layout="DHWC", no_copy=True)
+        voxels = source("voxels", getattr(types, TYPES[dtype]), 4, layout="DHWC", no_copy=not gpu)
         matrix = fn.external_source(name="matrix", dtype=types.FLOAT, ndim=2)  # arguments of operators stay
         size = fn.external_source(name="size", dtype=types.INT32, ndim=1)  # on the CPU
         volume = voxels if dtype in WARPED else fn.cast(voxels, dtype=types.FLOAT)
@@ -212,11 +211,24 @@ def make_pipeline(dtype: np.dtype[Any], gpu: bool, **settings: Any) -> Any:
         z, y, x = (source(name, types.FLOAT64, 4) for name in "zyx")
         inside = math.abs(z + y + x) <= 1.0
         volume = volume * (inside[0:1] & inside[1:2] & inside[2:3])
-        pipeline.set_outputs(volume, *([voxels] if gpu else []))
+        outputs = [volume]
+        if whole:
+            padded = fn.external_source(name="padded", dtype=types.INT32, ndim=1)
+            outputs.append(
+                fn.slice(
+                    voxels,
+                    start=[0, 0, 0],
+                    shape=padded,
+                    axis_names="DHW",
+                    out_of_bounds_policy="pad",
+                    dtype=types.FLOAT,
+                )
+            )
+        pipeline.set_outputs(*outputs)
     return pipeline
 
 
-def _sample(scan: Scan, grid: Grid, intensities: Range) -> dict[str, NDArray[Any]]:
+def _sample(scan: Scan, grid: Grid, intensities: Range, whole: bool) -> dict[str, NDArray[Any]]:
     """One scan's inputs of the graph.
 
     ``matrix`` takes a position on the grid to one in the voxels as ``warp_affine`` counts them: x first, the corner
@@ -241,6 +253,7 @@ def _sample(scan: Scan, grid: Grid, intensities: Range) -> dict[str, NDArray[Any
         "z": (z + from_middle[:, 3:])[:, :, None, None],
         "y": y[:, None, :, None],
         "x": x[:, None, None, :],
+        **({"padded": np.asarray(padded_size(scan.voxels.shape), np.int32)} if whole else {}),
     }
 
 

@@ -20,7 +20,7 @@ _DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu1
 
 
 def run_header(
-    bundle: Bundle, workers: Workers, layout: str, settings: Mapping[str, Any], views: Mapping[str, Any]
+    bundle: Bundle, workers: Workers, settings: Mapping[str, Any], views: Mapping[str, Any]
 ) -> Predictions:
     """Product, model, engine, settings and measurements of a run; no cases.
 
@@ -30,12 +30,11 @@ def run_header(
     Args:
         bundle: the model, with the measurements of the run.
         workers: what computes.
-        layout: of the graphs.
         settings: what the user chose, plain data.
         views: which views of a scan were computed: ``pose``, ``tta``.
     """
     engine = workers.engine
-    build = find_build(bundle, engine.name, engine.precision, layout)
+    build = find_build(bundle, engine.name, engine.precision)
     confidence = bundle.confidence_file
     return Predictions(
         bundle.task.name,
@@ -51,7 +50,6 @@ def run_header(
             "version": installed_version(_DISTRIBUTIONS.get(engine.name, engine.name)),
             "precision": engine.precision,
             "provider": engine.provider,
-            "layout": layout,
             "note": workers.note,
             "preprocessing": workers.preprocessing,
             **views,

@@ -22,7 +22,7 @@ import numpy as np
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.geometry import Geometry
 from trt_landmarks.localization.localizer import Localizer
-from trt_landmarks.localization.whole_scan import ResidentLocalizer
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer
 from trt_landmarks.scan import ScanFile, extension, scan_from_array
 from trt_landmarks.scan.dicom_objects import dicom_files
 from trt_landmarks.system import resident_bytes
@@ -134,7 +134,7 @@ class MemoryBudget:
 
 
 def plan_memory(
-    limit: int, localizer: Localizer | ResidentLocalizer, jobs: int, batch: int
+    limit: int, localizer: Localizer | WholeScanLocalizer, jobs: int, batch: int
 ) -> tuple[int, MemoryBudget]:
     """How many workers a limit allows, and what is left for scans.
 
@@ -176,7 +176,7 @@ def resident_memory(peak: bool = False) -> int:
     raise TrtlmError("this system does not tell how much memory is in use.", "Leave --limit-memory out.", code="usage")
 
 
-def _measure(localizer: Localizer | ResidentLocalizer, batch: int) -> tuple[int, int]:
+def _measure(localizer: Localizer | WholeScanLocalizer, batch: int) -> tuple[int, int]:
     """Bytes that the process has, and bytes that a worker takes in addition while it computes."""
     base = resident_memory()
     voxels = np.zeros((16, 16, 16), np.uint8)

@@ -20,7 +20,7 @@ from trt_landmarks.system import cores
 #: What must be the same in a run that goes on, besides the task: keys of the results file's header.
 SAME = {
     "model": ("name", "sha256", "confidence_sha256", "build_sha256"),
-    "engine": ("name", "version", "precision", "provider", "preprocessing", "layout", "pose", "tta"),
+    "engine": ("name", "version", "precision", "provider", "preprocessing", "pose", "tta"),
     "run": ("version", "measurements"),
 }
 #: Gives what a scan holds now.

@@ -1,4 +1,4 @@
-"""The localizers that share a folder: one for each GPU, or several on the CPU's cores."""
+"""The localizers that share a folder: two for each GPU, or several on the CPU's cores."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from dataclasses import dataclass, replace
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.engines.base import Engine
+from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
-from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.pose import PosingLocalizer
-from trt_landmarks.localization.whole_scan import ResidentLocalizer
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer, check_as_is
+from trt_landmarks.preprocessing.reference import Preprocessor
 from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.runs.memory import MemoryBudget, plan_memory
 from trt_landmarks.system import cores
-from trt_landmarks.task.graphs import NETS
 
-AnyLocalizer = Localizer | ResidentLocalizer
+AnyLocalizer = PosingLocalizer | WholeScanLocalizer
 
 #: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
 MOST_WORKERS = 4
+#: Workers on each GPU: while one waits for its scan's upload, the other's nets run.
+LANES = 2
 #: Readers beside GPUs, at most: each takes memory for what it reads.
 MOST_READERS = 8
 
@@ -83,7 +85,6 @@ def open_workers(
     *,
     engine: str = "auto",
     precision: str | None = None,
-    layout: str = NETS,
     preprocess: str = "auto",
     threads: int | None = None,
     devices: tuple[int, ...] = (),
@@ -98,56 +99,64 @@ def open_workers(
         batches: how many there are to compute.
         engine: see :func:`~trt_landmarks.bundles.select.open_engine`.
         precision: the same.
-        layout: the same.
         preprocess: see :func:`~trt_landmarks.preprocessing.select.open_preprocessor`.
         threads: on the CPU, of all workers together; None for all cores.
-        devices: numbers of GPUs, one worker each; none given: the first GPU, or the CPU.
+        devices: numbers of GPUs, :data:`LANES` workers each; none given: the first GPU, or the CPU.
         jobs: workers on the CPU; None for as many as help, see :func:`side_by_side`.
-        pose: see :class:`~trt_landmarks.localization.pose.PosingLocalizer`; only layout ``nets`` can do more than
-            ``as-is``.
+        pose: see :class:`~trt_landmarks.localization.pose.PosingLocalizer`; TensorRT's graph of the whole method sees scans
+            as they lie only, which ``auto`` allows.
         tta: the same.
 
     Raises:
         TrtlmError: if a pose is to be searched, or views averaged, with what cannot do it.
         EngineError: if an explicit choice cannot be had, with the reason and what to do.
     """
-    if layout != NETS and (pose == "search" or tta):
-        raise EngineError(
-            f"{'pose search' if pose == 'search' else 'tta'}: graphs over a whole scan (layout {layout}) see it as it "
-            "lies only.",
-            f"Take layout {NETS}.",
-            code="layout_as_is",
-        )
     count, each = side_by_side(batches, threads, jobs)
     localizers: list[AnyLocalizer] = []
     opened: list[Engine] = []
     for device in devices or (0,):
-        one, note = open_engine(bundle, engine, precision, each, layout, device, count)
-        if devices and one.provider != "GPU":
-            raise EngineError(
-                f"GPUs {', '.join(map(str, devices))} were asked for, and this would run as: {note}.",
-                "Leave --devices out, or build the model for TensorRT: trtlm build; see trtlm doctor.",
-                code="engine_missing",
-            )
-        opened.append(one)
-        if layout != NETS:
-            preprocessing = f"in the graphs ({layout})"
-            localizers.append(ResidentLocalizer(bundle.task, one, layout, bundle.confidence))
-            continue
-        preprocessor, preprocessing = open_preprocessor(preprocess, device if one.provider == "GPU" else None, threads)
-        localizers.append(
-            PosingLocalizer(bundle.task, bundle.mean_shape, one, preprocessor, bundle.confidence, pose=pose, tta=tta)
-        )
+        for _ in range(min(batches, LANES)):
+            one, note = open_engine(bundle, engine, precision, each, device, count)
+            on_gpu = one.provider == "GPU"
+            if devices and not on_gpu:
+                raise EngineError(
+                    f"GPUs {', '.join(map(str, devices))} were asked for, and this would run as: {note}.",
+                    "Leave --devices out, or build the model for TensorRT: trtlm build; see trtlm doctor.",
+                    code="engine_missing",
+                )
+            opened.append(one)
+            preprocessor, preprocessing = open_preprocessor(preprocess, device if on_gpu else None, threads)
+            localizers.append(localizer_for(bundle, one, preprocessor, pose, tta))
+            if not on_gpu:
+                break
     if jobs is not None and opened[0].provider == "GPU":
         raise EngineError(
             f"--jobs is for the CPU, and this would run as: {note}.", "Leave it out; --devices takes several GPUs."
         )
     if len(devices) > 1:
-        note += f"; one worker on each of GPUs {', '.join(map(str, devices))}"
+        note += f"; on each of GPUs {', '.join(map(str, devices))}"
     if opened[0].provider != "GPU" and count > 1:
         localizers *= count  # they share the engine
         note += f"; {count} workers with {each} thread{'s' if each != 1 else ''} each"
+    if pose == "auto" and opened[0].name in FLAVOURS:
+        note += "; scans are seen as they lie: the pose is searched by engines for the CPU only"
     return Workers(localizers, opened[0], note, preprocessing)
+
+
+def localizer_for(
+    bundle: Bundle, engine: Engine, preprocessor: Preprocessor | None = None, pose: str = "auto", tta: bool = False
+) -> AnyLocalizer:
+    """The localizer that an engine needs: TensorRT runs the whole method, the others its nets.
+
+    Raises:
+        TrtlmError: if a pose is to be searched, or views averaged, with what cannot do it.
+    """
+    if engine.name in FLAVOURS:
+        check_as_is(pose, tta)
+        return WholeScanLocalizer(bundle.task, engine, preprocessor, bundle.confidence)
+    return PosingLocalizer(
+        bundle.task, bundle.mean_shape, engine, preprocessor, bundle.confidence, pose=pose, tta=tta
+    )
 
 
 def within_memory(workers: Workers, limit: int, batch: int, reopen: Callable[[int], Workers]) -> Workers:

@@ -1,13 +1,13 @@
 """The graphs that a task needs: their names, their inputs and the shapes that engines are built for.
 
-A *layout* is how the method is cut into graphs.  ``nets``: one graph per net, whose inputs are sampled on the host.
-The others take the scan itself (:mod:`trt_landmarks.localization.whole_scan`): ``pair``, one graph per stage;
-``one``, the whole method.
+A bundle has one graph per net, whose inputs are sampled on the host.  TensorRT runs the whole method as one graph,
+:data:`SCAN`, put together of the nets and the geometry around them (:mod:`trt_landmarks.localization.whole_scan`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from trt_landmarks.task.task import Task
 
@@ -16,14 +16,14 @@ COARSE = "coarse"
 #: Graph of the independent landmarks.
 INDEPENDENT = "independent"
 
-#: The layout of one graph per net.
-NETS = "nets"
-#: Layouts over a whole scan: their graphs, in the order in which they run.
-LAYOUTS = {"pair": ("scan-coarse", "scan-fine"), "one": ("scan",)}
-#: Inputs of all graphs over a whole scan; ``scan-fine`` takes the coarse points as well.
-SCAN_INPUTS = ("voxels", "to_grid", "limit", "intensity")
-#: Voxels of a scan along each axis: fewest and most for graphs over a whole scan.
-SMALLEST_SCAN, LARGEST_SCAN = 2, 1024
+#: Graph of the whole method.
+SCAN = "scan"
+#: Its inputs: the coarse net's, the scan's voxels, and where these lie.
+SCAN_INPUTS = ("volume", "voxels", "placement")
+#: Voxels of a scan along each axis are padded to multiples of this, so that a folder has few shapes.
+PADDING = 64
+#: Voxels along each axis at most, for the graph of the whole method.
+LARGEST_SCAN = 1024
 
 #: Smallest, usual and largest shape of an input.
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -45,9 +45,9 @@ def fine_graphs(task: Task) -> dict[str, tuple[int, ...]]:
     return graphs | {group_graph(group.name): task.members(group) for group in task.groups}
 
 
-def graph_names(task: Task, layout: str = NETS) -> tuple[str, ...]:
-    """Names of the graphs of a layout, in the order in which they run."""
-    return (COARSE, *fine_graphs(task)) if layout == NETS else LAYOUTS[layout]
+def graph_names(task: Task) -> tuple[str, ...]:
+    """Names of a bundle's graphs, in the order in which they run."""
+    return (COARSE, *fine_graphs(task))
 
 
 def input_shapes(task: Task) -> dict[str, tuple[int, int, int, int]]:
@@ -58,29 +58,38 @@ def input_shapes(task: Task) -> dict[str, tuple[int, int, int, int]]:
     return {COARSE: (1, z, y, x), **fine}
 
 
-def profiles(task: Task, layout: str = NETS) -> dict[str, dict[str, Shapes]]:
-    """Optimization profiles: graph name to input name to its smallest, usual and largest shape.
+def net_profiles(task: Task) -> dict[str, dict[str, Shapes]]:
+    """Optimization profiles of the nets alone, for numbers of scans from the task's ``batches``.
 
-    Numbers of scans come from the task's ``batches``.  Graphs over a whole scan take one scan of any size up to
-    :data:`LARGEST_SCAN`; the usual one has the coarse field of view at the patches' spacing.
+    Returns:
+        Graph name to input name to its smallest, usual and largest shape.
     """
-    if layout == NETS:
-        return {
-            graph: _batched("volume", task.batches.coarse, shape)
-            if graph == COARSE
-            else _batched("patches", task.batches.fine, shape)
-            for graph, shape in input_shapes(task).items()
-        }
-    edges = zip(task.coarse.field_of_view_mm, task.fine.spacing_mm, strict=True)
-    x, y, z = (min(LARGEST_SCAN, max(SMALLEST_SCAN, math.ceil(extent / step))) for extent, step in edges)
-    scan: dict[str, Shapes] = {
-        "voxels": ((1, 1, *(SMALLEST_SCAN,) * 3), (1, 1, z, y, x), (1, 1, *(LARGEST_SCAN,) * 3)),
-        "to_grid": ((1, 3, 3),) * 3,
-        "limit": ((1, 3),) * 3,
-        "intensity": ((1, 2),) * 3,
+    return {
+        graph: _batched("volume", task.batches.coarse, shape)
+        if graph == COARSE
+        else _batched("patches", task.batches.fine, shape)
+        for graph, shape in input_shapes(task).items()
     }
-    points: dict[str, Shapes] = {f"{COARSE}/points": ((1, len(task.landmarks), 3),) * 3}
-    return {graph: scan | (points if graph == "scan-fine" else {}) for graph in LAYOUTS[layout]}
+
+
+def scan_profile(task: Task) -> dict[str, Shapes]:
+    """Optimization profile of :data:`SCAN`: input name to its smallest, usual and largest shape.
+
+    The usual scan has the coarse field of view at the patches' spacing.
+    """
+    edges = zip(task.coarse.field_of_view_mm, task.fine.spacing_mm, strict=True)
+    x, y, z = padded_size(min(LARGEST_SCAN, math.ceil(extent / step)) for extent, step in edges)
+    return {
+        "volume": ((1, *input_shapes(task)[COARSE]),) * 3,
+        "voxels": ((1, 1, *(PADDING,) * 3), (1, 1, z, y, x), (1, 1, *(LARGEST_SCAN,) * 3)),
+        "placement": ((1, 6, 3),) * 3,
+    }
+
+
+def padded_size(size: Iterable[int]) -> tuple[int, int, int]:
+    """Sizes of a scan along its axes, rounded up to multiples of :data:`PADDING`."""
+    a, b, c = (max(1, -(-n // PADDING)) * PADDING for n in size)
+    return a, b, c
 
 
 def _batched(name: str, batches: tuple[int, int, int], shape: tuple[int, ...]) -> dict[str, Shapes]:

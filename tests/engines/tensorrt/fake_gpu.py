@@ -1,7 +1,7 @@
 """A stand-in for the CUDA driver, PyCUDA and TensorRT that is as lazy as a GPU may be.
 
-Streams do nothing until they must: when the host synchronizes with them, or when another stream waits for an event
-recorded on them.  So a reader that does not wait for its writer always reads what was there before.  Copies read and
+Streams do nothing until they must: when the host synchronizes with them.  So a reader on another stream than its
+writer's always reads what was there before.  Copies read and
 write host memory when they run, not when they are enqueued.  Freed memory must not be touched, and every call needs
 the context to be current.
 """
@@ -168,17 +168,6 @@ class Device:
     def driver(self) -> Any:
         ok = Code.CUDA_SUCCESS
 
-        def record(event: list[Any], handle: int) -> tuple[Code]:
-            self.need_context()
-            stream = self.streams[handle]
-            event[:] = [stream, len(stream.queue)]
-            return (ok,)
-
-        def wait(handle: int, event: list[Any], flags: int) -> tuple[Code]:
-            stream, count = event
-            self.streams[handle].add(lambda: stream.run_up_to(count))
-            return (ok,)
-
         def begin(handle: int, mode: str) -> tuple[Code]:
             assert mode == "thread local" and self.streams[handle].flags == 1
             self.streams[handle].capturing = []
@@ -204,12 +193,7 @@ class Device:
 
         return SimpleNamespace(
             CUstream=int,
-            CUevent_flags=SimpleNamespace(CU_EVENT_DISABLE_TIMING=2),
             CUstreamCaptureMode=SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL="thread local"),
-            cuEventCreate=lambda flags: (ok, []),
-            cuEventRecord=record,
-            cuStreamWaitEvent=wait,
-            cuEventDestroy=lambda event: (ok,),
             cuStreamBeginCapture=begin,
             cuStreamEndCapture=end,
             cuGraphInstantiate=lambda graph, flags: (ok, graph),
@@ -370,4 +354,4 @@ def write_plan(device: Device, folder: Path, graph: str, net: Net, **entries: An
         command="trtlm build", seconds=0.0, **facts,
     )  # fmt: skip
     record.write(path)
-    return Plan(path, "0" * 64, next(iter(net.inputs.values()))[0])
+    return Plan(path, "0" * 64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.tensorrt.plans import COMMAND, change
+from tests.engines.tensorrt.plans import COMMAND
 from trt_landmarks.engines.tensorrt.check import Machine, Plan, check_machine, read_plan, this_platform
 from trt_landmarks.engines.tensorrt.flavours import RTX, TENSORRT
 from trt_landmarks.engines.tensorrt.gpu import Gpu
@@ -18,11 +18,10 @@ from trt_landmarks.errors import EngineError
 from trt_landmarks.task.graphs import COARSE
 
 LINUX = "Linux x86_64"
-SHAPE = (1, 1, 16, 16, 16)
 
 
 def asked(plan: Path, **entries: Any) -> Plan:
-    return replace(Plan(plan, PlanRecord.read(plan).source_sha256, SHAPE), **entries)
+    return replace(Plan(plan, PlanRecord.read(plan).source_sha256), **entries)
 
 
 def message_of(error: EngineError) -> str:
@@ -74,10 +73,6 @@ def test_without_a_record_the_command_comes_from_the_caller(plan: Path) -> None:
         ({}, {"graph": "independent"}, "graph recorded coarse, expected independent"),
         ({}, {"precision": "int8"}, "precision recorded fp32, expected int8"),
         ({}, {"flavour": TENSORRT}, "flavour recorded tensorrt-rtx, expected tensorrt"),
-        ({"shape": (1, 1, 16, 16, 17)}, {}, "volume of 1x1x16x16x16 to 4x1x16x16x16, and 1x1x16x16x17 is asked for"),
-        ({"shape": (1, 1, 16, 15, 16)}, {}, "1x1x16x15x16 is asked for"),
-        ({"shape": (5, 1, 16, 16, 16)}, {}, "5x1x16x16x16 is asked for"),
-        ({"shape": (1, 16, 16, 16)}, {}, "1x16x16x16 is asked for"),
     ],
 )
 def test_what_is_not_the_plan_asked_for(plan: Path, entries: dict[str, Any], call: dict[str, str], says: str) -> None:
@@ -85,16 +80,6 @@ def test_what_is_not_the_plan_asked_for(plan: Path, entries: dict[str, Any], cal
     with pytest.raises(EngineError, match=says) as error:
         read_plan(asked(plan, **entries), command=COMMAND, **arguments)
     assert "was not loaded" in message_of(error.value) and error.value.code == "build_foreign"
-
-
-def test_the_largest_batch_of_the_profile_is_allowed(plan: Path) -> None:
-    read_plan(asked(plan, shape=(4, 1, 16, 16, 16)), COARSE, RTX, "fp32", COMMAND)
-
-
-def test_a_plan_for_larger_batches_only_is_refused(plan: Path) -> None:
-    change(plan, profile={"volume": [[2, 1, 16, 16, 16], [2, 1, 16, 16, 16], [4, 1, 16, 16, 16]]})
-    with pytest.raises(EngineError, match="of 2x1x16x16x16 to 4x1x16x16x16, and 1x1x16x16x16"):
-        read_plan(asked(plan), COARSE, RTX, "fp32", COMMAND)
 
 
 # --- the machine --------------------------------------------------------------------------------------------

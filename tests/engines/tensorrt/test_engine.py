@@ -14,12 +14,12 @@ import pytest
 
 from tests.engines.tensorrt.fake_gpu import Context, Device, Engine, Net, Stream, install, write_plan
 from tests.engines.tensorrt.plans import COMMAND, change
+from trt_landmarks.engines.base import DeviceArray
 from trt_landmarks.engines.tensorrt import engine as tensorrt
 from trt_landmarks.engines.tensorrt.check import Plan
 from trt_landmarks.engines.tensorrt.engine import TensorRTEngine
 from trt_landmarks.engines.tensorrt.flavours import RTX
 from trt_landmarks.engines.tensorrt.gpu import NoGpu, gpu_problem
-from trt_landmarks.engines.tensorrt.memory import FINISHED, DeviceArray
 from trt_landmarks.engines.tensorrt.record import PlanRecord, record_path
 from trt_landmarks.engines.tensorrt.settings import PlanSettings
 from trt_landmarks.errors import EngineError
@@ -29,8 +29,7 @@ from trt_landmarks.task.graphs import COARSE
 def asked(plan: Path, **entries: Any) -> dict[str, Plan]:
     """What is asked of the plan under test, with other entries in its record."""
     change(plan, **entries)
-    record = PlanRecord.read(plan)
-    return {COARSE: Plan(plan, record.source_sha256, record.profile["volume"][0])}
+    return {COARSE: Plan(plan, PlanRecord.read(plan).source_sha256)}
 
 
 # --- before TensorRT ----------------------------------------------------------------------------------------
@@ -85,11 +84,8 @@ NET = Net(
     {"volume": ((1, 3), (1, 3), (4, 3))}, ("points", "confidence"), lambda v: (2 * v, v[:, 0]), scratch=10,
 )  # fmt: skip
 ROWS = ((1, 3), (1, 3), (4, 3))
-#: As the graphs over a whole scan: the second takes the first's inputs, and behind them its outputs.
-FIRST = Net({"a": ROWS, "b": ROWS}, ("sum",), lambda a, b: (a + b,), scratch=4)
-SECOND = Net(
-    {"a": ROWS, "b": ROWS, "sum": ROWS}, ("product", "last"), lambda a, b, s: (a * s, s[:, 2] - b[:, 0]), scratch=40
-)
+#: Another one, which shares its scratch memory.
+SUM = Net({"a": ROWS, "b": ROWS}, ("sum",), lambda a, b: (a + b,), scratch=40)
 
 
 @pytest.fixture
@@ -110,18 +106,14 @@ def ramp(rows: int, start: float = 0) -> Any:
 
 
 @pytest.mark.parametrize("cuda_graphs", [0, 4])
-def test_large_batches_are_run_in_parts_and_outputs_keep_the_graphs_order(
-    device: Device, tmp_path: Path, cuda_graphs: int
-) -> None:
+def test_outputs_keep_the_graphs_order(device: Device, tmp_path: Path, cuda_graphs: int) -> None:
     engine = opened(device, tmp_path, cuda_graphs)
     assert (engine.name, engine.precision, engine.provider) == (RTX, "fp32", "GPU")
-    for count in (1, 4, 10, 2, 10, 10):
-        device.batches.clear()
+    for count in (1, 4, 2, 3, 3, 3):
+        device.synchronized = 0
         points, confidence = engine.run(COARSE, ramp(count))
         assert np.array_equal(points, 2 * ramp(count)) and np.array_equal(confidence, ramp(count)[:, 0])
-        if not cuda_graphs:
-            assert device.batches == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
-    assert device.pushed == 0 and not engine.notes
+    assert device.synchronized == 1 and device.pushed == 0 and not engine.notes
 
 
 def test_results_stay_what_they_were_when_the_next_run_comes(device: Device, tmp_path: Path) -> None:
@@ -133,13 +125,14 @@ def test_results_stay_what_they_were_when_the_next_run_comes(device: Device, tmp
 
 @pytest.mark.parametrize("cuda_graphs", [0, 4])
 def test_after_warming_up_nothing_is_allocated(device: Device, tmp_path: Path, cuda_graphs: int) -> None:
-    engine = opened(device, tmp_path, cuda_graphs, first=FIRST, second=SECOND)
+    engine = opened(device, tmp_path, cuda_graphs, sum=SUM)
     for rows in (4, 1, 2, 3) * 3:
-        engine.chain(["first", "second"], ramp(rows), ramp(rows, 5))
-    before = len(device.allocations)
+        engine.run("sum", ramp(rows), ramp(rows, 5))
+    before, captures = len(device.allocations), device.captures
     assert engine.allocations == before
-    for rows in (3, 1, 4, 2) * 5:
-        engine.chain(["first", "second"], ramp(rows), ramp(rows, 5))
+    for rows in (3, 1, 4, 2) * 5:  # a folder of mixed sizes
+        engine.run("sum", ramp(rows), ramp(rows, 5))
+    assert device.captures == captures == cuda_graphs
     assert len(device.allocations) == before
     assert {"device", "pinned"} == set(device.allocations)
 
@@ -166,29 +159,6 @@ def test_the_stand_in_has_the_real_names(rtx: ModuleType) -> None:
     assert set(vars(device.driver())) <= set(dir(driver))
 
 
-# --- one after another --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cuda_graphs", [0, 4])
-def test_a_chain_gives_what_its_graphs_give_with_one_synchronization(
-    device: Device, tmp_path: Path, cuda_graphs: int
-) -> None:
-    engine = opened(device, tmp_path, cuda_graphs, first=FIRST, second=SECOND)
-    for start in range(4):
-        a, b = ramp(3, start), ramp(3, 10 * start)
-        device.synchronized = 0
-        (total,), (product, last) = engine.chain(["first", "second"], a, b)
-        assert np.array_equal(total, a + b) and np.array_equal(product, a * (a + b))
-        assert np.array_equal(last, (a + b)[:, 2] - b[:, 0])
-        assert np.array_equal(engine.run("second", a, b, total)[0], product)
-    assert device.launches > 0 if cuda_graphs else device.launches == 0
-    (total,), (product, _) = engine.chain(["first", "second"], ramp(9), ramp(9, 1))  # in parts
-    assert np.array_equal(product, ramp(9) * (ramp(9) + ramp(9, 1)))
-    device.synchronized = 0
-    engine.chain(["first", "second"], ramp(3), ramp(3))
-    assert device.synchronized == 1
-
-
 def test_inputs_may_differ_in_shape(device: Device, tmp_path: Path) -> None:
     net = Net({"a": ROWS, "scale": ((1, 1),) * 3}, ("scaled",), lambda a, scale: (a * scale,))
     engine = opened(device, tmp_path, net=net)
@@ -196,63 +166,35 @@ def test_inputs_may_differ_in_shape(device: Device, tmp_path: Path) -> None:
     assert np.array_equal(scaled, 3 * ramp(1))
 
 
-def test_a_graph_comes_once_in_a_chain_and_inputs_agree_in_rows(device: Device, tmp_path: Path) -> None:
-    engine = opened(device, tmp_path, first=FIRST, second=SECOND)
-    with pytest.raises(ValueError, match="comes twice"):
-        engine.chain(["first", "first"], ramp(1), ramp(1))
-    with pytest.raises(ValueError, match="differ in their rows"):
-        engine.run("first", ramp(1), ramp(2))
-
-
-# --- arrays on the GPU --------------------------------------------------------------------------------------
-
-
-def on_device(device: Device, array: Any) -> tuple[DeviceArray, Any]:
-    """Memory that a stream of its own is about to fill, and has not yet."""
+def on_device(device: Device, array: Any, stream: int | None = None) -> DeviceArray:
+    """Memory that a stream is about to fill, and has not yet: a stream of its own, or the one that is named."""
     device.pushed += 1
     cuda = device.pycuda()
-    stream, memory = Stream(device), cuda.mem_alloc(array.nbytes)
-    cuda.memcpy_htod_async(int(memory), array, stream)
+    writer = Stream(device) if stream is None else device.streams[stream]
+    memory = cuda.mem_alloc(array.nbytes)
+    cuda.memcpy_htod_async(int(memory), array, writer)
     device.pushed -= 1
-    return DeviceArray(int(memory), array.shape, stream.handle, memory), stream
+    return DeviceArray(int(memory), array.shape, memory)
 
 
 @pytest.mark.parametrize("cuda_graphs", [0, 4])
-def test_arrays_on_the_gpu_are_read_in_place_after_their_writer(
+def test_arrays_on_the_gpu_are_read_in_place_in_the_order_of_the_engines_stream(
     device: Device, tmp_path: Path, cuda_graphs: int
 ) -> None:
     engine = opened(device, tmp_path, cuda_graphs)
-    engine.run(COARSE, ramp(4))
-    held, before = [], engine.allocations
-    for turn in range(3):
-        array = ramp(6, turn)  # more than the plan takes at once
-        given, _ = on_device(device, array)
-        held.append(given)
-        points, _ = engine.run(COARSE, given)
-        assert np.array_equal(points, 2 * array)
-    assert engine.allocations == before
-
-
-def test_without_the_wait_the_reader_is_early(device: Device, tmp_path: Path) -> None:
-    given, _ = on_device(device, ramp(2))
-    engine = opened(device, tmp_path)
-    early = DeviceArray(given.address, given.shape, FINISHED, given.owner)
-    assert not np.array_equal(engine.run(COARSE, early)[0], 2 * ramp(2))
-    assert np.array_equal(engine.run(COARSE, given)[0], 2 * ramp(2))
-
-
-def test_arrays_on_the_engines_own_stream_need_no_event(
-    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = opened(device, tmp_path, cuda_graphs=0)
-    given, stream = on_device(device, ramp(1))
+    held = [on_device(device, ramp(4, turn), engine.stream) for turn in range(3)]
+    counts = []
+    for _ in range(3):
+        for turn, given in enumerate(held):
+            assert np.array_equal(engine.run(COARSE, given)[0], 2 * ramp(4, turn))
+        counts.append(engine.allocations)
+    assert counts[1] == counts[2] and device.captures == (3 if cuda_graphs else 0)
+    early = on_device(device, ramp(2))
+    assert not np.array_equal(engine.run(COARSE, early)[0], 2 * ramp(2))  # a stream that nobody waits for
     device.pushed += 1
-    stream.synchronize()
+    for stream in device.streams.values():
+        stream.synchronize()
     device.pushed -= 1
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    engine.run(COARSE, DeviceArray(given.address, given.shape, engine.stream, given.owner))
-    with pytest.raises(EngineError, match=r"cuda\.bindings cannot be used: .* pip install cuda-bindings"):
-        engine.run(COARSE, given)
 
 
 # --- CUDA graphs --------------------------------------------------------------------------------------------
@@ -286,13 +228,13 @@ def test_as_many_graphs_are_kept_as_were_asked_for(device: Device, tmp_path: Pat
 
 @pytest.mark.parametrize("rows", [2, 4])  # with 4 the scratch memory alone grows
 def test_a_graph_is_not_replayed_into_buffers_that_were_replaced(device: Device, tmp_path: Path, rows: int) -> None:
-    engine = opened(device, tmp_path, first=FIRST, second=SECOND)
+    engine = opened(device, tmp_path, net=NET, sum=SUM)
     for _ in range(3):
-        engine.run("first", ramp(rows), ramp(rows))
+        engine.run("net", ramp(rows))
     assert engine.captured == 1
-    engine.run("second", ramp(4), ramp(4), ramp(4))
+    engine.run("sum", ramp(4), ramp(4))
     for start in range(3):
-        assert np.array_equal(engine.run("first", ramp(rows, start), ramp(rows))[0], ramp(rows, start) + ramp(rows))
+        assert np.array_equal(engine.run("net", ramp(rows, start))[0], 2 * ramp(rows, start))
     assert device.captures == 2
 
 
@@ -367,7 +309,7 @@ def test_everything_is_given_back_in_order(device: Device, tmp_path: Path, how: 
     engines = [opened(device, tmp_path)]
     for _ in range(3):
         engines[0].run(COARSE, ramp(4))
-    engines[0].run(COARSE, on_device(device, ramp(1))[0])
+    engines[0].run(COARSE, on_device(device, ramp(1), engines[0].stream))
     device.freed.clear()
     if how == "close":
         engines[0].close()

@@ -42,12 +42,10 @@ class Plan:
     Attributes:
         path: the file.
         source_sha256: SHA-256 of the ONNX graph it is to compute.
-        shape: shape of its first input for a batch of one, ``[1, channels, Z, Y, X]``.
     """
 
     path: Path
     source_sha256: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,6 @@ def read_plan(plan: Plan, graph: str, flavour: str, precision: str, command: str
         "SHA-256 of the ONNX graph": (record.source_sha256[:12], plan.source_sha256[:12]),
     }
     differences = [f"{what} recorded {has}, expected {wants}" for what, (has, wants) in asked.items() if has != wants]
-    if not differences:
-        differences = _profile_differences(record, plan.shape)
     _refuse(record, plan.path, differences)
     return record, blob
 
@@ -161,22 +157,6 @@ def _gpu_differences(record: PlanRecord, gpu: Gpu) -> list[str]:
     if alone and record.target["gpu"] != gpu.name:
         return [f"it was built for the GPU {record.target['gpu']} alone, and this is {gpu.name}"]
     return []
-
-
-def _profile_differences(record: PlanRecord, shape: tuple[int, ...]) -> list[str]:
-    name = record.inputs[0].name
-    smallest, _, largest = record.profile[name]
-    inside = len(shape) == len(smallest) and all(
-        low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)
-    )
-    if inside:
-        return []
-    built = f"{_times(smallest)} to {_times(largest)}"
-    return [f"it was built for inputs {name} of {built}, and {_times(shape)} is asked for"]
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(str(size) for size in shape)
 
 
 def _refuse(record: PlanRecord, path: Path, differences: list[str]) -> None:

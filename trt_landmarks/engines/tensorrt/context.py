@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from trt_landmarks.engines.base import Arrays
+from trt_landmarks.engines.base import Arrays, DeviceArray
 from trt_landmarks.engines.tensorrt.cuda_graph import CudaGraph
-from trt_landmarks.engines.tensorrt.memory import Buffers, DeviceArray
+from trt_landmarks.engines.tensorrt.memory import Buffers
 from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.errors import EngineError
 
@@ -155,14 +155,12 @@ class LoadedPlan:
         captured: CUDA graphs to keep at most; the one used longest ago goes first.
 
     Attributes:
-        largest: the most rows that its inputs may have together.
         note: why it is no longer captured; empty if it is.
     """
 
     def __init__(self, gpu: Gpu, record: PlanRecord, engine: Any, captured: int) -> None:
         self._gpu, self.record, self._engine = gpu, record, engine
         self._check_tensors()
-        self.largest = min(int(shapes[2][0]) for shapes in record.profile.values())
         self._plain = PlanContext(gpu, record, engine)
         self._most = captured if gpu.driver is not None else 0
         self._replays: OrderedDict[Any, _Replay | None] = OrderedDict()  # None: seen once

@@ -1,7 +1,7 @@
-"""What PyCUDA has not, on its streams: waiting for streams of others, and CUDA graphs.
+"""What PyCUDA has not: CUDA graphs.
 
-Through ``cuda.bindings.driver`` (package cuda-bindings), whose calls return a code and their results.  **Not verified,
-for want of a GPU:** all of it; tested with a stand-in for the driver that has the documented names and results.
+Through ``cuda.bindings.driver`` (package cuda-bindings), whose calls return a code and their results.  **Not verified
+on a GPU:** all of it; tested on the real cuda-bindings over an emulated driver.
 """
 
 from __future__ import annotations
@@ -37,29 +37,6 @@ def checked(result: tuple[Any, ...], call: str) -> Any:
     if int(code) != 0:
         raise EngineError(f"CUDA: {call} gave {getattr(code, 'name', code)}.", code="cuda_failed")
     return values[0] if values else None
-
-
-class Handover:
-    """Makes a stream wait for what other streams have under way, without the host waiting.
-
-    The CUDA context must be current, here and in every call.
-    """
-
-    def __init__(self, driver: Any, stream: int) -> None:
-        """``stream``: handle of the stream that waits."""
-        self._driver, self._stream = driver, driver.CUstream(stream)
-        flags = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
-        self._event = checked(driver.cuEventCreate(int(flags)), "cuEventCreate")
-
-    def wait_for(self, stream: int) -> None:
-        """Let what is enqueued from now on start when all that ``stream`` has been given by now is done."""
-        driver = self._driver
-        checked(driver.cuEventRecord(self._event, driver.CUstream(stream)), "cuEventRecord")
-        checked(driver.cuStreamWaitEvent(self._stream, self._event, 0), "cuStreamWaitEvent")
-
-    def free(self) -> None:
-        """Destroy the event."""
-        checked(self._driver.cuEventDestroy(self._event), "cuEventDestroy")
 
 
 class CudaGraph:

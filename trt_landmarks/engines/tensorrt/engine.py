@@ -2,14 +2,15 @@
 
 Everything that must hold for a plan is checked first (:mod:`trt_landmarks.engines.tensorrt.check`).  One call::
 
-    host arrays -> pinned memory -> GPU   or   arrays that are on the GPU, after their stream
-        -> graph (-> graph ...)           plainly or as a CUDA graph (:mod:`trt_landmarks.engines.tensorrt.context`)
+    arrays that are on the GPU, or host arrays -> pinned memory -> GPU
+        -> graph              plainly or as a CUDA graph (:mod:`trt_landmarks.engines.tensorrt.context`)
         -> pinned memory -> host
 
-all on one stream, in memory that is kept from call to call.  **Not verified, for want of a GPU:** everything in
+all on one stream, in memory that is kept from call to call.  **Not verified on a GPU:** everything in
 :class:`TensorRTEngine` behind the check of the driver.  It follows the documentation of TensorRT 11, TensorRT for RTX
-1.7, PyCUDA 2026.1 (its source was read for threads and contexts) and cuda-bindings 13, and is tested with stand-ins
-for them.  ``python -m benchmarks.gpu_check`` verifies it where there is a GPU.
+1.7, PyCUDA 2026.1 (its source was read for threads and contexts) and cuda-bindings 13, and is tested on the real PyCUDA
+and cuda-bindings over an emulated driver, with a stand-in for TensorRT.  ``python -m benchmarks.gpu_check`` verifies it
+where there is a GPU.
 """
 
 from __future__ import annotations
@@ -25,32 +26,27 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trt_landmarks.engines.base import Arrays
+from trt_landmarks.engines.base import Arrays, DeviceArray, Input
 from trt_landmarks.engines.tensorrt.check import Machine, Plan, check_machine, read_plan, this_platform
 from trt_landmarks.engines.tensorrt.context import Gpu, LoadedPlan
-from trt_landmarks.engines.tensorrt.cuda_graph import Handover, load_driver
+from trt_landmarks.engines.tensorrt.cuda_graph import load_driver
 from trt_landmarks.engines.tensorrt.flavours import Log, load_flavour
 from trt_landmarks.engines.tensorrt.gpu import NoGpu, find_gpus
-from trt_landmarks.engines.tensorrt.memory import FINISHED, Buffers, DeviceArray
+from trt_landmarks.engines.tensorrt.memory import Buffers
 from trt_landmarks.engines.tensorrt.record import PlanRecord
 from trt_landmarks.errors import EngineError
 
 #: CUDA graphs kept for each plan unless told otherwise.
-CUDA_GRAPHS = 4
+CUDA_GRAPHS = 8
 #: CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream, nor that for it.
 _NON_BLOCKING = 1
-
-#: What a run takes: an array on the host, or one on the GPU.
-Input = NDArray[np.float32] | DeviceArray
 
 
 class TensorRTEngine:
     """Runs plans on the GPU, in the primary CUDA context (shared with DALI and PyTorch).
 
-    Batches larger than a plan's profile allows are run in parts.  Calls from several threads take turns; engines run
-    side by side, each on its own stream.
+    Calls from several threads take turns; engines run side by side, each on its own stream.
 
     Args:
         plans: graph name to its plan and what is asked of it.
@@ -139,63 +135,41 @@ class TensorRTEngine:
         return sum(plan.captured for plan in self._state.plans.values())
 
     def run(self, graph: str, *arrays: Input) -> Arrays:
-        """Run one graph on its inputs, in the graph's order; see :meth:`chain`."""
-        return self.chain([graph], *arrays)[0]
-
-    def chain(self, graphs: Sequence[str], *arrays: Input) -> list[Arrays]:
-        """Run graphs one after another; what one gives need not come to the host for the next.
+        """Run one graph on its inputs, in the graph's order.
 
         Args:
-            graphs: names, each at most once.  The first takes ``arrays``; every other takes them too, and behind
-                them the outputs of the one before it.
-            arrays: float32, with one number of rows.  What lies on the GPU is read where it is, and may be changed
-                when this returns.
+            graph: its name.
+            arrays: float32.  What lies on the GPU is read where it is, when :attr:`stream` has come so far, and may be
+                changed when this returns.
 
         Returns:
-            For each graph its outputs in the graph's order, float32, on the host.
+            Its outputs in the graph's order, float32, on the host.
 
         Raises:
             EngineError: if TensorRT or CUDA refuses something, or the engine is closed.
         """
-        if len(set(graphs)) != len(graphs) or len({len(array) for array in arrays}) != 1:
-            raise ValueError(f"{', '.join(graphs)}: a graph comes twice, or the inputs differ in their rows")
         with self._lock:
             if not self._close.alive:
                 raise EngineError(f"{self.name}: the engine is closed.")
             state = self._state
             log = Log(state.trt)
-            inputs = [a if isinstance(a, DeviceArray) else np.ascontiguousarray(a, dtype=np.float32) for a in arrays]
-            rows, step = len(inputs[0]), min(state.plans[graph].largest for graph in graphs)
-            names = ", ".join(graphs)
             try:
                 with state.current():
-                    for array in inputs:
-                        if isinstance(array, DeviceArray) and array.stream not in (FINISHED, self.stream):
-                            self._wait_for(array.stream)
-                    parts = [state.run(graphs, _rows(inputs, n, n + step)) for n in range(0, max(1, rows), step)]
+                    return state.run(graph, arrays)
             except state.cuda.Error as error:
                 raise EngineError(
-                    f"{names}: CUDA failed: {error}.",
+                    f"{graph}: CUDA failed: {error}.",
                     "Free GPU memory, or take --engine onnxruntime.",
                     code="cuda_failed",
                 ) from None
             except EngineError as error:
                 message = f"{error.message} {log.last()}." if log.errors else error.message
                 raise EngineError(message, error.remedy, code=error.code) from None
-        if len(parts) == 1:
-            return parts[0]
-        return [tuple(map(np.concatenate, zip(*of_graph, strict=True))) for of_graph in zip(*parts, strict=True)]
 
     def close(self) -> None:
         """Give all memory back; it cannot run any more.  Also done when the engine is garbage, or at exit."""
         with self._lock:
             self._close()
-
-    def _wait_for(self, stream: int) -> None:
-        state = self._state
-        if state.handover is None:
-            state.handover = Handover(load_driver(), self.stream)
-        state.handover.wait_for(stream)
 
     def _load_driver(self) -> Any:
         """The driver for CUDA graphs; None, with a note, if it cannot be had."""
@@ -215,7 +189,6 @@ class _State:
     def __init__(self, trt: Any, cuda: Any, context: Any) -> None:
         self.trt, self.cuda, self._context = trt, cuda, context
         self.plans: dict[str, LoadedPlan] = {}
-        self.handover: Handover | None = None
         with self.current():
             self.stream = cuda.Stream(_NON_BLOCKING)
         self.buffers = Buffers(cuda, self.stream)
@@ -238,7 +211,7 @@ class _State:
             if engine is None:
                 raise EngineError(
                     f"{plans[graph].path}: {record.flavour} {trt.__version__} refuses this plan "
-                    f"(built with {record.version}): {log.last()}.",
+                    f"(built with {record.version}): {log.last()}{_validity(self.runtime, blob)}.",
                     f"Build it again on this machine: {record.command}.",
                     code="plan_refused",
                 )
@@ -254,23 +227,20 @@ class _State:
         finally:
             self._context.pop()
 
-    def run(self, graphs: Sequence[str], arrays: Sequence[Input]) -> list[Arrays]:
-        """One run of graphs that their profiles allow."""
-        results = []
+    def run(self, graph: str, arrays: Sequence[Input]) -> Arrays:
+        """One run of a graph."""
         try:
             given = [self._upload(n, array) for n, array in enumerate(arrays)]
-            outputs: tuple[DeviceArray, ...] = ()
-            for graph in graphs:
-                outputs = self.plans[graph].enqueue((*given, *outputs))
-                results.append(self._gpu.download(outputs, graph))
+            fetch = self._gpu.download(self.plans[graph].enqueue(given), graph)
         finally:
             self.stream.synchronize()  # of a run that failed too: its copies still use the buffers
-        return [fetch() for fetch in results]
+        return fetch()
 
     def _upload(self, number: int, array: Input) -> DeviceArray:
         """An input on the GPU, when the stream has come so far."""
         if isinstance(array, DeviceArray):
             return array
+        array = np.asarray(array, dtype=np.float32)
         pinned = self.buffers.host(f"input {number}", array.shape)
         np.copyto(pinned, array)
         address = self.buffers.device(f"input {number}", array.nbytes)
@@ -285,14 +255,16 @@ class _State:
                 plan.free()
             self.plans.clear()
             self.runtime = None
-            if self.handover is not None:
-                self.handover.free()
             self.buffers.free()
             del self.stream
 
 
-def _rows(arrays: Sequence[Input], start: int, stop: int) -> list[Input]:
-    return [a.part(start, stop) if isinstance(a, DeviceArray) else a[start:stop] for a in arrays]
+def _validity(runtime: Any, blob: bytes) -> str:
+    """What TensorRT for RTX says of a plan that it refuses; empty with TensorRT, which cannot be asked."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return ""
+    validity, why = runtime.get_engine_validity(blob)
+    return f" (validity: {getattr(validity, 'name', validity)}, {getattr(why, 'name', why)})"
 
 
 @cache
