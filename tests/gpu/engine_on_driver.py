@@ -149,6 +149,7 @@ def run(engine: Any, rows: int) -> bool:
 def main(folder: Path) -> None:
     import pycuda.driver as cuda
 
+    from trt_landmarks.doctor.probe import STEPS
     from trt_landmarks.engines.base import DeviceArray
     from trt_landmarks.engines.tensorrt import check, engine
     from trt_landmarks.engines.tensorrt.gpu import find_gpus
@@ -158,6 +159,7 @@ def main(folder: Path) -> None:
 
     gpus = find_gpus()
     say("gpus", gpus=[gpu.name for gpu in gpus] if isinstance(gpus, list) else str(gpus))
+    say("doctor", facts=STEPS["pycuda"][1](cuda))
     engine.load_flavour = lambda name: tensorrt()  # type: ignore[attr-defined]
     check.this_platform = lambda: "Linux x86_64"  # type: ignore[attr-defined]
     engine.this_platform = lambda: "Linux x86_64"  # type: ignore[attr-defined]

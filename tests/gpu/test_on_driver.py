@@ -41,6 +41,11 @@ def test_it_finds_the_gpu_and_opens(steps: dict[str, dict[str, Any]]) -> None:
     assert not steps["open"]["notes"] and steps["open"]["live"]["contexts"] == 1
 
 
+def test_the_doctor_retains_a_context(steps: dict[str, dict[str, Any]]) -> None:
+    assert steps["doctor"]["facts"]["version"]
+    assert {name for name, count in steps["doctor"]["live"].items() if count} == {"contexts"}
+
+
 @pytest.mark.parametrize("step", ["batches", "again", "other thread", "on the GPU"])
 def test_it_computes(steps: dict[str, dict[str, Any]], step: str) -> None:
     assert steps[step]["right"] and all(steps[step]["right"])

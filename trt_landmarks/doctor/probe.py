@@ -237,7 +237,14 @@ def _tensorrt(module: Any) -> Facts:
 
 
 def _pycuda(module: Any) -> Facts:
+    """Retain the first GPU's primary context and use it, as the engine does: what fails there is told here."""
     version = importlib.import_module("pycuda").VERSION_TEXT
+    context = importlib.import_module("trt_landmarks.engines.tensorrt.engine").primary_context(0)
+    context.push()
+    try:
+        module.Stream(1)
+    finally:
+        context.pop()
     return {"version": str(version), "cuda": ".".join(map(str, module.get_version()))}
 
 
