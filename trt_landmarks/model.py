@@ -18,9 +18,11 @@ from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.errors import EngineError, ScanError, TrtlmError
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.case import NOT_THIS_ANATOMY, case_result, failed_case
+from trt_landmarks.localization.pose import PosingLocalizer
+from trt_landmarks.localization.whole_scan import WholeScanLocalizer
 from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.results.case import CaseResult
-from trt_landmarks.runs.workers import AnyLocalizer, localizer_for
+from trt_landmarks.runs.workers import localizer_for
 from trt_landmarks.scan import Scan, ScanFile, case_id, read_scan
 from trt_landmarks.scan.arrays import scan_from_affine
 from trt_landmarks.scan.itk import scan_from_image
@@ -161,9 +163,9 @@ class Model:
         (32, 'AC')
     """
 
-    def __init__(self, name: str, task: Task, localizer: AnyLocalizer, note: str) -> None:
+    def __init__(self, name: str, task: Task, localizer: PosingLocalizer | WholeScanLocalizer, note: str) -> None:
         self.name, self.task, self.note = name, task, note
-        self._opened: AnyLocalizer | None = localizer
+        self._opened: PosingLocalizer | WholeScanLocalizer | None = localizer
 
     @staticmethod
     def names() -> tuple[str, ...]:
@@ -214,7 +216,7 @@ class Model:
         return self.task.landmarks
 
     @property
-    def _localizer(self) -> AnyLocalizer:
+    def _localizer(self) -> PosingLocalizer | WholeScanLocalizer:
         if self._opened is None:
             raise EngineError("the model was closed.", "Open it again: Model.open(...).", code="model_closed")
         return self._opened

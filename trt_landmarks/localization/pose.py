@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from trt_landmarks.errors import TrtlmError
 from trt_landmarks.geometry import Floats, rigid_rotation, turned_by
 from trt_landmarks.localization.confidence import ConfidenceModel
-from trt_landmarks.localization.localizer import Frame, Localizer
+from trt_landmarks.localization.localizer import Frame, Localizer, coarse_grid
 from trt_landmarks.localization.result import Localization, PoseSearch
 from trt_landmarks.localization.views import averaged, check_symmetry
 from trt_landmarks.preprocessing.reference import Range
@@ -196,7 +197,7 @@ class Search:
 
     def _volumes(self, scan: Scan, frames: Sequence[Frame], intensities: Range) -> list[NDArray[np.float32]]:
         # One by one: a preprocessor on the GPU would take a copy of the scan there for each.
-        sampled, grid = self._localizer.preprocessor.coarse_volumes, self._localizer.coarse_grid
+        sampled, grid = self._localizer.preprocessor.coarse_volumes, partial(coarse_grid, self._localizer.task)
         return [sampled([scan], [grid(scan, frame)], [intensities])[0] for frame in frames]
 
     def _coarse(self, volumes: Sequence[NDArray[np.float32]]) -> Floats:

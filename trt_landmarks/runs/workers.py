@@ -11,6 +11,7 @@ from trt_landmarks.bundles.select import open_engine
 from trt_landmarks.engines.base import Engine
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.localization.pose import PosingLocalizer
 from trt_landmarks.localization.whole_scan import WholeScanLocalizer, check_as_is
 from trt_landmarks.preprocessing.reference import Preprocessor
@@ -18,7 +19,7 @@ from trt_landmarks.preprocessing.select import open_preprocessor
 from trt_landmarks.runs.memory import MemoryBudget, plan_memory
 from trt_landmarks.system import cores
 
-AnyLocalizer = PosingLocalizer | WholeScanLocalizer
+AnyLocalizer = Localizer | WholeScanLocalizer
 
 #: Workers that share a folder on the CPU, at most: each takes memory for what it computes.
 MOST_WORKERS = 4
@@ -145,7 +146,7 @@ def open_workers(
 
 def localizer_for(
     bundle: Bundle, engine: Engine, preprocessor: Preprocessor | None = None, pose: str = "auto", tta: bool = False
-) -> AnyLocalizer:
+) -> PosingLocalizer | WholeScanLocalizer:
     """The localizer that an engine needs: TensorRT runs the whole method, the others its nets.
 
     Raises:
