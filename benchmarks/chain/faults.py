@@ -74,7 +74,11 @@ def empty_list(folder: Path, rng: Rng) -> None:
 
 def missing_point(folder: Path, rng: Rng) -> None:
     """A case without one of the landmarks."""
-    _change_points(folder, rng, lambda p: p.pop(_any_name(p, rng)) and None)
+
+    def change(points: dict[str, Any]) -> None:
+        del points[_any_name(points, rng)]
+
+    _change_points(folder, rng, change)
 
 
 def unknown_landmark(folder: Path, rng: Rng) -> None:

@@ -70,6 +70,10 @@ def test_what_is_left_out_is_listed(tmp_path, task):
         "left out without a scan: lost.",
     ]
     assert [case.id for case in dataset.subset(["b", "a"])] == ["b", "a"]
+    (folder / "landmarks" / "a.csv").write_text("name,x,y,z\n1,5,5,5\n")
+    again = load_dataset(folder, task)
+    assert again.other_files == ("a.csv",) and len(again.warnings) == 3
+    np.testing.assert_array_equal(again.points, dataset.points)
     with pytest.raises(DatasetError, match="has no annotated case c, x"):
         dataset.subset(["a", "c", "x"])
 

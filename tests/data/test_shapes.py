@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.synthetic import rotation
-from trt_landmarks.data.shapes import average_shape, coplanar_sets, mirror_pairs, shape_size
-from trt_landmarks.geometry import Floats
+from trt_landmarks.data.shapes import average_shape, coplanar_sets, mirror_pairs, shape_size, typical_shape
+from trt_landmarks.geometry import Floats, rigid_rotation
 
 #: Ten pairs and eight landmarks of the midline, in random order.
 PAIRS, MIDLINE = 10, 8
@@ -90,3 +90,19 @@ def test_partly_annotated_cases_are_used() -> None:
 
 def test_size() -> None:
     assert shape_size(np.array([[3.0, 0, 0], [-3, 0, 0], [0, 4, 0], [0, -4, 0]])) == pytest.approx(np.sqrt(12.5))
+
+
+def test_one_wrong_case_of_few_does_not_move_the_typical_shape() -> None:
+    rng = np.random.default_rng(4)
+    shape = rng.normal(size=(6, 3)) * 10
+    points = shape + rng.normal(size=(5, 6, 3)) * 0.2
+    points[0, [0, 5]] = points[0, [5, 0]]
+    points[1, 2] = np.nan
+    typical = typical_shape(points)
+    distances = []
+    for found in (typical, average_shape(points)):
+        known = points[2:]
+        centred = [p - p.mean(0) for p in known]
+        turned = [c @ rigid_rotation(c, found - found.mean(0)).T for c in centred]
+        distances.append(float(np.mean([shape_size(t - (found - found.mean(0))) for t in turned])))
+    assert distances[0] < 1 < distances[1]

@@ -166,11 +166,13 @@ def markups_text(markups: list[Json]) -> str:
 
 def find_landmark_file(folder: str | Path, case_id: str) -> Path | None:
     """The annotation of a case, ``<case_id>.mrk.json``, ``.fcsv`` or ``.csv`` (in that order); None without one."""
-    for suffix in SUFFIXES:
-        path = Path(folder) / f"{case_id}{suffix}"
-        if path.is_file():
-            return path
-    return None
+    return next(iter(landmark_files_of(folder, case_id)), None)
+
+
+def landmark_files_of(folder: str | Path, case_id: str) -> list[Path]:
+    """All annotations of a case, the preferred one first."""
+    paths = (Path(folder) / f"{case_id}{suffix}" for suffix in SUFFIXES)
+    return [path for path in paths if path.is_file()]
 
 
 def find_landmark_files(folder: str | Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_landmarks.data.shapes import average_shape
+from trt_landmarks.data.shapes import typical_shape
 from trt_landmarks.errors import DatasetError
 from trt_landmarks.geometry import Floats, Geometry, anatomy_axes, rigid_rotation, same_slice
 from trt_landmarks.task.task import Task
@@ -96,8 +96,7 @@ def check_training_data(task: Task, training: Sequence[CheckedCase], validation:
     """
     _check_grids(task)
     cases = [*training, *validation]
-    with np.errstate(invalid="ignore"):
-        mean = average_shape(np.stack([case.points - case.geometry.centre for case in training]))
+    mean = typical_shape(np.stack([case.points - case.geometry.centre for case in cases]))
     rows = [_row(case, mean, task) for case in cases]
     reach = min(task.fine.extent_mm) / 2
     for row, case in zip(rows, cases, strict=True):

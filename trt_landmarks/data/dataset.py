@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, select
+from trt_landmarks.data.annotations import find_landmark_files, landmark_files_of, read_landmarks, select
 from trt_landmarks.errors import DatasetError, ScanError
 from trt_landmarks.files import read_json
 from trt_landmarks.geometry import Floats
@@ -54,6 +54,7 @@ class Dataset:
         unannotated: ids of scans without a landmark file, or whose file has no landmark of the task defined;
             they are left out.
         without_image: ids of landmark files without a scan; left out too.
+        other_files: landmark files that are not used, because another one of the same case is.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Dataset:
     cases: tuple[Case, ...]
     unannotated: tuple[str, ...] = ()
     without_image: tuple[str, ...] = ()
+    other_files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -81,7 +83,11 @@ class Dataset:
     @property
     def warnings(self) -> list[str]:
         """What was left out, one sentence per kind; empty if nothing was."""
-        kinds = (("without annotated landmarks", self.unannotated), ("without a scan", self.without_image))
+        kinds = (
+            ("without annotated landmarks", self.unannotated),
+            ("without a scan", self.without_image),
+            ("beside another landmark file of the case", self.other_files),
+        )
         return [f"{self.folder}: left out {what}: {', '.join(ids)}." for what, ids in kinds if ids]
 
     def subset(self, ids: Iterable[str]) -> tuple[Case, ...]:
@@ -129,6 +135,7 @@ def load_dataset(folder: str | Path, task: Task) -> Dataset:
     except ScanError as error:
         raise DatasetError(error.message, error.remedy) from None
     files = find_landmark_files(folder / "landmarks")
+    chosen = dict(files)
     cases, unannotated = [], []
     for scan in sorted(scans, key=lambda scan: scan.id):
         path = files.pop(scan.id, None)
@@ -142,7 +149,10 @@ def load_dataset(folder: str | Path, task: Task) -> Dataset:
             f"{folder}: none of its {len(scans)} scans is annotated.",
             f"A scan and its landmark file need the same name before the ending, e.g. {scans[0].id}.mrk.json.",
         )
-    dataset = Dataset(folder, task.landmarks, tuple(cases), tuple(unannotated), tuple(files))
+    used = {*chosen.values()}
+    present = [path for case in chosen for path in landmark_files_of(folder / "landmarks", case)]
+    others = sorted(path.name for path in present if path not in used)
+    dataset = Dataset(folder, task.landmarks, tuple(cases), tuple(unannotated), tuple(files), tuple(others))
     points = dataset.points
     never = [name for i, name in enumerate(task.landmarks) if np.isnan(points[:, i]).any(axis=-1).all()]
     if never:

@@ -52,6 +52,25 @@ def average_shape(points: Floats, mirror: tuple[int, ...] | None = None, axis: i
     return mean
 
 
+def typical_shape(points: Floats) -> Floats:
+    """The median ``[N, 3]`` of aligned shapes ``[C, N, 3]`` (mm, NaN where not annotated): few wrong ones do not show.
+
+    Where :func:`average_shape` of few cases is pulled to a wrong one, the median stays with the others.
+    """
+    typical = average_shape(points)
+    for _ in range(5):
+        aligned = np.full_like(points, np.nan)
+        for case, shape in enumerate(points):
+            known = ~np.isnan(shape).any(axis=1)
+            if known.sum() >= 3:
+                rotation = rigid_rotation(shape[known], typical[known])
+                aligned[case] = (shape - np.median(shape[known], axis=0)) @ rotation.T
+                aligned[case] += np.median(typical[known], axis=0)
+        seen = ~np.isnan(aligned).all(axis=(0, 2))
+        typical[seen] = np.nanmedian(aligned[:, seen], axis=0)
+    return typical
+
+
 def shape_size(shape: Floats) -> float:
     """Root mean square distance of ``[N, 3]`` landmarks from their centre."""
     return float(np.sqrt(((shape - shape.mean(0)) ** 2).sum(1).mean()))
