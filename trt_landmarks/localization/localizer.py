@@ -196,7 +196,7 @@ class Localizer:
 
 
 def coarse_grid(task: Task, scan: Scan, frame: Frame | None = None) -> Grid:
-    """The coarse grid (LPS mm): about the scan's middle, along the world's axes; or about and along those of a frame."""
+    """The coarse grid (LPS mm): about the scan's middle, along the world's axes; or a frame's middle and axes."""
     coarse, frame = task.coarse, frame or Frame.own(scan)
     return Grid(coarse.shape, coarse.spacing_mm, frame.centre, frame.axes)
 

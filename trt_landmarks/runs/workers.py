@@ -104,8 +104,8 @@ def open_workers(
         threads: on the CPU, of all workers together; None for all cores.
         devices: numbers of GPUs, :data:`LANES` workers each; none given: the first GPU, or the CPU.
         jobs: workers on the CPU; None for as many as help, see :func:`side_by_side`.
-        pose: see :class:`~trt_landmarks.localization.pose.PosingLocalizer`; TensorRT's graph of the whole method sees scans
-            as they lie only, which ``auto`` allows.
+        pose: see :class:`~trt_landmarks.localization.pose.PosingLocalizer`; TensorRT's graph of the whole method sees
+            scans as they lie only, which ``auto`` allows.
         tta: the same.
 
     Raises:
