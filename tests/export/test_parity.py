@@ -9,13 +9,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tests.calibration.graphs import change, stored
+from tests.synthetic import about, rotation
 from trt_landmarks.bundles.bundle import Bundle
+from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
+from trt_landmarks.engines.torch import TorchEngine
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, HEATMAP_TOLERANCE, parity, random_inputs, unjudged
+from trt_landmarks.localization.localizer import Localizer
 from trt_landmarks.nets.folding import folded
+from trt_landmarks.scan import Scan
 from trt_landmarks.task.graphs import INDEPENDENT
 from trt_landmarks.training.checkpoint import Checkpoint
 
@@ -80,3 +86,41 @@ def test_every_graph_has_heatmaps_to_compare(nets: dict[str, nn.Module], tiny_bu
     graphs = {g: f for g, f in tiny_bundle.cpu_graphs.items() if g != "coarse"}
     report = parity(nets, graphs, tiny_bundle.task, random_inputs(tiny_bundle.task, 1), batches=(1,))
     assert all(np.isfinite(figures["max_heatmap"]) and figures["max_heatmap"] > 0 for figures in report.values())
+
+
+@pytest.mark.parametrize("kind", ["line", "nearly a line", "one place"])
+def test_a_shape_without_a_frame_gives_the_same_through_both(
+    nets: dict[str, nn.Module], tiny_bundle: Bundle, kind: str
+) -> None:
+    """PyTorch's nets and the graphs of ``infer``, where a rotation would be drawn from rounding errors."""
+    rng = np.random.default_rng(3)
+    along = np.outer(rng.uniform(-5, 5, 6), [1, 2, -1])
+    shape = {"line": along, "nearly a line": along + rng.normal(size=(6, 3)) * 1e-3, "one place": np.ones((6, 3))}[kind]
+    with torch.no_grad():  # coarse points are the shape and a little more
+        nets["coarse"].head.weight.mul_(1e-4)  # type: ignore[union-attr,operator]
+    coarse = {"coarse": nets["coarse"]}
+    points = torch.tensor(shape, dtype=torch.float32)
+    nets["coarse"].mean_shape.copy_(points)  # type: ignore[union-attr,operator]
+    geometry = about((3, 4, 5), (40, 40, 40), (0.6, 0.6, 0.6), rotation(5, 10, -4))
+    scan = Scan("scan", None, rng.random(geometry.size[::-1]).astype(np.float32), geometry)
+    found = [
+        Localizer(tiny_bundle.task, shape, engine).localize(scan).points
+        for engine in (TorchEngine(nets), _Both(coarse, tiny_bundle))
+    ]
+    assert np.median(np.linalg.norm(found[0] - found[1], axis=1)) < 1e-3
+
+
+class _Both:
+    """The coarse net in PyTorch, its points a rounding error off; the fine graphs that ``infer`` runs."""
+
+    name = provider = "both"
+    precision = "fp32"
+
+    def __init__(self, coarse: dict[str, nn.Module], bundle: Bundle) -> None:
+        self.coarse, self.fine = TorchEngine(coarse), OnnxRuntimeEngine(bundle.cpu_graphs)
+
+    def run(self, graph: str, *arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        if graph != "coarse":
+            return self.fine.run(graph, *arrays)
+        (points,) = self.coarse.run(graph, *arrays)
+        return (points + np.random.default_rng(0).normal(size=points.shape).astype(np.float32) * 1e-6,)
