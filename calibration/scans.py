@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,8 @@ from trt_landmarks.data.annotations import find_landmark_files, read_landmarks, 
 from trt_landmarks.errors import ScanError
 from trt_landmarks.files import file_sha256
 from trt_landmarks.geometry import Floats
-from trt_landmarks.scan import Scan, ScanFile, extension, find_scans, read_scan
+from trt_landmarks.scan import Scan, ScanFile, find_scans, read_scan
+from trt_landmarks.scan.content import scan_content
 
 #: Scans to calibrate on and to measure on, unless told otherwise.
 CALIBRATION, HELD_OUT = 16, 5
@@ -40,10 +40,30 @@ class CalibrationScans:
     def digests(self) -> dict[str, Any]:
         """SHA-256 of every file's content, by use and id: the part of a build's key that the scans are."""
         return {
-            "calibration": {file.id: _sha256(file.path) for file in self.calibration},
-            "held_out": {file.id: _sha256(file.path) for file in self.held_out},
+            "calibration": {file.id: _sha256(file) for file in self.calibration},
+            "held_out": {file.id: _sha256(file) for file in self.held_out},
             "annotations": {id: file_sha256(path) for id, path in sorted(self.annotations.items())},
         }
+
+    def check_apart(self) -> None:
+        """Check that no scan to measure on equals one to calibrate on, whatever their files are called.
+
+        Raises:
+            ScanError: naming two that have the same voxels; or one that cannot be read.
+        """
+        known: dict[str, ScanFile] = {}
+        for file in (*self.calibration, *self.held_out):
+            (scan,) = read_scans([file])
+            voxels = np.ascontiguousarray(scan.voxels, dtype=np.float32)
+            digest = hashlib.sha256(f"{voxels.shape}".encode() + voxels.tobytes()).hexdigest()
+            if file in self.held_out and digest in known:
+                raise ScanError(
+                    f"{file.path}: has the same voxels as {known[digest].path}, which is calibrated on.",
+                    "Take one of them out of the folder: what is measured on must be unseen.",
+                    code="scans_equal",
+                )
+            if file in self.calibration:
+                known.setdefault(digest, file)
 
     def truth(self, names: Sequence[str]) -> Floats | None:
         """``[held-out scans, N, 3]`` LPS mm, NaN where not annotated; None if no held-out scan is annotated.
@@ -128,14 +148,8 @@ def read_scans(files: Sequence[ScanFile]) -> list[Scan]:
     return scans
 
 
-def _sha256(path: Path) -> str:
-    """Of a scan file, with the files beside it that a header without voxels names; or of a DICOM folder's files."""
-    if path.is_dir():
-        files = list(path.iterdir())
-    elif extension(path) in (".nhdr", ".mhd"):
-        header = path.read_bytes()
-        files = [path, *(p for p in path.parent.iterdir() if p != path and os.fsencode(p.name) in header)]
-    else:
-        return file_sha256(path)
-    parts = [f"{p.name} {file_sha256(p)}" for p in sorted(files) if p.is_file()]
-    return hashlib.sha256(os.fsencode("\n".join(parts))).hexdigest()
+def _sha256(file: ScanFile) -> str:
+    content = scan_content(file)
+    if content is None:
+        raise ScanError(f"{file.path}: cannot be read.", "Check its permissions.")
+    return content.sha256

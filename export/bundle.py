@@ -27,6 +27,7 @@ from trt_landmarks.export.rounding import RoundedNet
 from trt_landmarks.export.weights import nets_from_bundle
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.nets.defaults import usual_defaults
 from trt_landmarks.nets.folding import folded, rounded_to_half
 from trt_landmarks.scan import Scan
 from trt_landmarks.task.graphs import graph_file, input_shapes
@@ -34,6 +35,7 @@ from trt_landmarks.task.task import Task
 from trt_landmarks.training.checkpoint import Checkpoint
 
 
+@usual_defaults()
 def export_bundle(
     checkpoint: Checkpoint,
     out: Path,
@@ -68,6 +70,7 @@ def export_bundle(
     return open_bundle(out)
 
 
+@usual_defaults()
 def renew_bundle(
     old: Bundle,
     out: Path,

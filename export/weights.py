@@ -21,6 +21,7 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.errors import BundleError, EngineError
 from trt_landmarks.export.parity import FP32_TOLERANCE_VOXEL, parity, random_inputs, real_inputs
 from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.nets.defaults import usual_defaults
 from trt_landmarks.nets.folding import folded, normalized
 from trt_landmarks.nets.model import build_nets
 from trt_landmarks.scan import Scan
@@ -30,6 +31,7 @@ TOLERANCE_VOXEL = 1e-4
 _REMEDY = "Take the training run that the bundle was exported from, if there is one."
 
 
+@usual_defaults()
 def nets_from_bundle(bundle: Bundle, scans: Sequence[Scan] = ()) -> dict[str, nn.Module]:
     """The nets of a bundle, checked against its graphs in ONNX Runtime.
 

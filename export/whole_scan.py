@@ -19,11 +19,13 @@ from torch import nn
 from trt_landmarks.errors import EngineError
 from trt_landmarks.export.onnx_graphs import OPSET, clean, quiet_export
 from trt_landmarks.geometry import Floats
+from trt_landmarks.nets.defaults import usual_defaults
 from trt_landmarks.nets.whole_scan import Landmarks, PatchViews
 from trt_landmarks.task.graphs import COARSE, LARGEST_SCAN, PADDING, SCAN, SCAN_INPUTS, fine_graphs
 from trt_landmarks.task.task import Task
 
 
+@usual_defaults()
 def write_whole_scan(task: Task, mean_shape: Floats, nets: Mapping[str, Path], path: Path) -> None:
     """Put the graph of the whole method together.
 

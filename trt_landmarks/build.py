@@ -150,6 +150,8 @@ def _graphs(bundle: Bundle, request: Request, say: Say) -> Build:
         from trt_landmarks.calibration.report import report
 
         (folder / "graphs").mkdir()
+        if scans is not None:
+            scans.check_apart()
         files, facts = lower(
             bundle, request.recipe, scans, folder / "graphs", say,
             findings=findings, accept_deviation=request.accept_deviation,

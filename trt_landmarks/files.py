@@ -6,10 +6,13 @@ What is read may come from anywhere: texts have a largest size, JSON and YAML a 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -208,7 +211,25 @@ def cache_folder() -> Path:
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-landmarks"
+    above = os.environ.get("XDG_CACHE_HOME")
+    if above:
+        return Path(above) / "trt-landmarks"
+    try:
+        return Path.home() / ".cache" / "trt-landmarks"
+    except RuntimeError:  # no variable HOME, and the user is not in the system's list, as in some containers
+        return _own_temporary_folder()
+
+
+@functools.cache
+def _own_temporary_folder() -> Path:
+    """A folder for temporary files that only this user may read and write, the same in every process if it can be."""
+    folder = Path(tempfile.gettempdir(), f"trt-landmarks-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        own = folder.lstat()
+        if stat.S_ISDIR(own.st_mode) and own.st_uid == os.getuid() and not own.st_mode & 0o077:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="trt-landmarks-"))  # somebody else has that name
 
 
 def file_sha256(path: Path) -> str:

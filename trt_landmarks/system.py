@@ -8,13 +8,19 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 #: Where Linux describes the processor.
 CPU_INFO = Path("/proc/cpuinfo")
-#: Where Linux tells the limit of a container.
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+#: Where Linux describes cores, tells the limits of groups of processes, and in which of them this process is.
+CPU_FOLDERS = Path("/sys/devices/system/cpu")
+GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def processor() -> str:
@@ -43,8 +49,19 @@ def affinity() -> list[int]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(affinity())
+    """How many cores this process may use: those that it may run on, or less by the quota of its group."""
+    return _within_quota(len(affinity()))
+
+
+def physical_cores() -> int:
+    """The same, with threads of one core (hyper-threading) counted once, where the system tells them apart."""
+    siblings = set()
+    for core in affinity():
+        try:
+            siblings.add((CPU_FOLDERS / f"cpu{core}" / "topology" / "thread_siblings_list").read_text())
+        except OSError:
+            siblings.add(str(core))
+    return _within_quota(len(siblings))
 
 
 def memory_bytes() -> int | None:
@@ -53,10 +70,43 @@ def memory_bytes() -> int | None:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
+    limits = [words[0] for words in _group_settings("memory", "memory.max", "memory.limit_in_bytes")]
+    return min([whole, *(int(limit) for limit in limits if limit.isdecimal() and int(limit))])
+
+
+def _within_quota(count: int) -> int:
+    """So many cores, or less by the quota of processor time."""
+    for words in _group_settings("cpu", "cpu.max", "cpu.cfs_quota_us cpu.cfs_period_us"):
+        if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):  # else max, or -1
+            count = min(count, -(-int(words[0]) // int(words[1])))
+    return max(1, count)
+
+
+def _group_settings(controller: str, second: str, first: str) -> Iterator[list[str]]:
+    """The words of a setting in this process's group and in all above it, each of which limits it.
+
+    Args:
+        controller: what the setting is of.
+        second: its file in version 2 of control groups.
+        first: the same in version 1; of several files, a word each.
+    """
     try:
-        return min(whole, int(CONTAINER_LIMIT.read_text()))
-    except (OSError, ValueError):  # no such limit, or "max"
-        return whole
+        groups = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
+    except OSError:
+        groups = [["0", "", "/"]]
+    for _, names, path in groups:
+        if names and controller not in names.split(","):
+            continue
+        files = (first if names else second).split()
+        for top in (GROUPS / names, GROUPS / controller) if names else (GROUPS, GROUPS / "unified"):
+            folder = top / path.lstrip("/")
+            # In a container the path may be the host's, and the folders its own: then the topmost is what counts.
+            for here in [top] if ".." in folder.parts else [*folder.parents, folder]:
+                if here.is_relative_to(top):
+                    try:
+                        yield " ".join((here / file).read_text() for file in files).split()
+                    except OSError:
+                        continue
 
 
 def resident_bytes(peak: bool = False) -> int | None:
@@ -70,6 +120,28 @@ def resident_bytes(peak: bool = False) -> int | None:
         return None
     match = re.search(rf"^{'VmHWM' if peak else 'VmRSS'}:\s*(\d+) kB", status, re.MULTILINE)
     return int(match[1]) << 10 if match else None
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP do what Ctrl-C does; only the main thread can say so, and not what is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    changed = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]  # nohup
+    for number in changed:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
 
 
 def installed_version(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,62 @@ def test_a_cut_or_flipped_file_is_found_out(built: Bundle, name: str, how: str) 
     else:
         with pytest.raises(EngineError, match="SHA-256 differs"):
             list_builds(built, pytest.fail)[0].verify()
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from trt_landmarks.bundles.builds import make_build
+from trt_landmarks.bundles.bundle import open_bundle
+bundle = open_bundle(sys.argv[1])
+def write(folder):
+    for graph in bundle.graphs:
+        (folder / graph).write_text("made")
+    print("making", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return {"graphs": {graph: graph for graph in bundle.graphs}, "gate": None}
+for number in range(int(sys.argv[3])):
+    make_build(bundle, "onnxruntime", "fp16", {"a": [sys.argv[4], number], "versions": {}, "recipe": {}}, "make it so", write)
+"""
+
+
+def building(bundle: Bundle, seconds: float = 60, times: int = 1, recipe: str = "a") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW, bundle.root, seconds, times, recipe]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "making\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_build_that_is_told_to_end_leaves_nothing(bundle: Bundle, number: signal.Signals) -> None:
+    with building(bundle) as process:
+        assert len(list(bundle.builds_folder.iterdir())) == 1
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode != 0 and not list(bundle.builds_folder.iterdir())
+
+
+def test_what_a_killed_build_left_goes_with_the_next_one_and_nothing_else_does(bundle: Bundle) -> None:
+    with building(bundle) as process:
+        process.kill()
+    (left,) = bundle.builds_folder.iterdir()
+    (bundle.builds_folder / ".onnxruntime-int8.0123abcd.old").mkdir()
+    (bundle.builds_folder / ".sensitivity.jsonl").write_text("{}")
+    (bundle.builds_folder / ".hidden-folder").mkdir()
+    with building(bundle, recipe="b") as other:
+        (running,) = [one for one in bundle.builds_folder.glob(".onnxruntime-fp16.*") if one != left]
+        make(bundle, {"c": 1})
+        names = {one.name for one in bundle.builds_folder.iterdir()}
+        assert names == {FP16, running.name, ".sensitivity.jsonl", ".hidden-folder"}
+        other.kill()
+
+
+def test_builds_of_one_kind_at_once_do_not_disturb_each_other(bundle: Bundle) -> None:
+    runs = [building(bundle, 0.001, 20, recipe) for recipe in "abcd"]
+    for run in runs:
+        _, message = run.communicate(timeout=120)
+        assert run.returncode == 0, message
+    (found,) = list_builds(bundle, pytest.fail)
+    found.verify()
+    assert [one.name for one in bundle.builds_folder.iterdir()] == [FP16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibration.folders import annotate, write_scans
+from tests.cli.test_cli import make_scan
 from trt_landmarks.calibration.scans import CalibrationScans, choose_scans, read_scans
 from trt_landmarks.errors import LandmarkFileError, ScanError
-from trt_landmarks.scan import ScanFile, read_scan
+from trt_landmarks.scan import ScanFile, read_scan, write_scan
 
 IDS = [f"head{n:02}" for n in range(12)]
 
@@ -198,3 +200,16 @@ def test_a_broken_scan_is_named(tmp_path: Path, real: Path) -> None:
         read_scans(files)
     assert e.value.code == "scan_truncated" and "take it out of the folder" in e.value.remedy
     assert "\n" not in str(e.value)
+
+
+def test_what_is_measured_on_must_not_be_calibrated_on_under_another_name(tmp_path: Path) -> None:
+    """Nor in another format, or compressed."""
+    for number in range(4):
+        make_scan(tmp_path / f"{number}.nii.gz", number)
+    chosen = choose_scans(tmp_path, 2, 2)
+    chosen.check_apart()
+    write_scan(read_scan(chosen.calibration[0]), tmp_path / "copy.mha")
+    copied = replace(chosen, held_out=(chosen.held_out[0], ScanFile("copy", tmp_path / "copy.mha")))
+    with pytest.raises(ScanError, match=r"copy\.mha: has the same voxels as") as caught:
+        copied.check_apart()
+    assert caught.value.code == "scans_equal"

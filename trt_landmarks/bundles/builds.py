@@ -13,6 +13,8 @@ A build for OpenVINO has no files: it records the accuracy measured in bfloat16,
 A model that ships with the package may have builds of its own; one that the user makes takes their place.
 
 A build is made in a temporary folder beside its place and renamed when it is complete, so there are no half builds.
+That folder is locked while it is in use and removed however making ends; one that a killed process left is removed by
+the next build.
 Its key is made of all that decides what it becomes, never of time.
 """
 
@@ -20,9 +22,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,7 @@ from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.flavours import FLAVOURS
 from trt_landmarks.errors import EngineError
 from trt_landmarks.files import file_sha256, read_json, write_text
+from trt_landmarks.system import terminable
 from trt_landmarks.task.graphs import SCAN, graph_names
 
 FORMAT = 3
@@ -43,6 +49,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 #: Engine to the precisions that it computes in; OpenVINO computes FP32 graphs in bfloat16.
 ENGINE_PRECISIONS = {name: ("fp32", "bf16") if name == OPENVINO else PRECISIONS for name in ENGINES}
 Say = Callable[[str], None]
+#: Names of temporary folders.
+_TEMPORARY = re.compile(r"\..+-.+\.[0-9a-f]{8}(\.old)?")
 
 
 @dataclass(frozen=True)
@@ -165,8 +173,10 @@ def make_build(
     if present is not None:
         return present
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    stack = ExitStack()
     try:
-        staging.mkdir(parents=True)
+        stack.enter_context(terminable())
+        _claim(staging, stack)
         facts = make(staging)
         files = {
             path.relative_to(staging).as_posix(): file_sha256(path)
@@ -194,6 +204,7 @@ def make_build(
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        stack.close()
     return Build(folder, record, "built")
 
 
@@ -258,10 +269,39 @@ def _same_build(folder: Path, key: str) -> Build | None:
     return replace(found, status="cached")
 
 
+def _claim(staging: Path, stack: ExitStack) -> None:
+    """Make a temporary folder and lock it until the stack is closed; those that nobody has locked any more go."""
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as alone:
+        ours = _lock(staging.parent, alone)  # else one that was made and not locked yet would go
+        for left in staging.parent.glob(".*-*.????????*"):
+            if ours and _TEMPORARY.fullmatch(left.name):
+                with ExitStack() as unused:
+                    if _lock(left, unused, wait=False):
+                        shutil.rmtree(left, ignore_errors=True)
+        staging.mkdir()
+        _lock(staging, stack)
+
+
+def _lock(folder: Path, stack: ExitStack, wait: bool = True) -> bool:
+    """Lock a folder until the stack is closed, or the process ends; False if that cannot be, or somebody else has."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ModuleNotFoundError, OSError):  # not every system has it, nor every network file system
+        return False
+    return True
+
+
 def _put(staging: Path, folder: Path) -> None:
-    """Give a complete build its name, in place of an older one."""
+    """Give a complete build its name, in place of an older one; one at a time."""
     old = staging.with_name(f"{staging.name}.old")
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with ExitStack() as alone:
+        _lock(folder.parent, alone)
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trt_landmarks.engines.base import Arrays, RunCancelled
 from trt_landmarks.engines.emulation import emulated
 from trt_landmarks.errors import BundleError, EngineError
+from trt_landmarks.system import physical_cores
 
 CPU = "CPUExecutionProvider"
 
@@ -26,7 +27,7 @@ class OnnxRuntimeEngine:
     Args:
         graphs: graph name to ONNX file.
         precision: ``fp32``, ``fp16`` or ``int8``: what the graphs compute in.
-        threads: threads within an operator; None lets ONNX Runtime take all cores.
+        threads: threads within an operator; None for the cores that this process may use.
         provider: the execution provider that must run them.
 
     Raises:
@@ -57,8 +58,8 @@ class OnnxRuntimeEngine:
         if provider == CPU:
             _share_memory()
             options.add_session_config_entry("session.use_env_allocators", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        # Told a number, it binds threads to no cores: left alone it takes cores that this process may not use.
+        options.intra_op_num_threads = threads or physical_cores()
         self._run_options = ort.RunOptions
         self._running: dict[int, Any] = {}  # thread -> options of its run
         self._sessions = {}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from trt_landmarks.errors import PipelineError, TrtlmError
@@ -26,6 +22,7 @@ from trt_landmarks.runs.report import Tally, run_report, write_report
 from trt_landmarks.runs.resume import resume_journal
 from trt_landmarks.runs.workers import AnyLocalizer
 from trt_landmarks.scan import ScanFile
+from trt_landmarks.system import terminable
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ class Run:
     ) -> Outcome:
         """Do what is left, and write results and report, whatever ends it.
 
-        Ctrl-C and SIGTERM end it cleanly.  The journal is removed if all is done.
+        Ctrl-C, SIGTERM and SIGHUP end it cleanly.  The journal is removed if all is done.
 
         Args:
             localizers: see :func:`trt_landmarks.runs.batch.infer`.
@@ -183,7 +180,7 @@ class Run:
 
         status, problem, raised = "finished", None, None
         try:
-            with _terminable():
+            with terminable():
                 todo = self.todo
                 if opener is not None and self.suspects:
                     suspects = [file for file in todo if file.id in self.suspects]
@@ -241,20 +238,3 @@ class Run:
         else:
             self._journal.close()
         return self._tally
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does; only the main thread can say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

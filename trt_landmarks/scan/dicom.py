@@ -14,7 +14,7 @@ from trt_landmarks.geometry import Floats, Geometry
 from trt_landmarks.scan.dicom_frames import read_frames
 from trt_landmarks.scan.dicom_objects import DicomFolder, Series, Slice, counted, is_dicom, list_series, read_header
 from trt_landmarks.scan.formats import KNOWN, extension
-from trt_landmarks.scan.itk import DICOM, check_kind, open_volume, sitk, voxels_of
+from trt_landmarks.scan.itk import DICOM, check_kind, open_volume, quiet, read_voxels, sitk, voxels_of
 from trt_landmarks.scan.names import readable_path
 from trt_landmarks.scan.problems import COPY_AGAIN, check_spacing
 from trt_landmarks.scan.slices import Stack, stack
@@ -129,7 +129,7 @@ def _read_frames(path: Path) -> Read:
                 f"{path}: its frames differ in {name}.", "Export one stack of equal slices.", code="scan_slices"
             )
     check_spacing(path, frames.spacing[0].tolist())
-    stored = voxels_of(reader.Execute())
+    stored = read_voxels(reader)
     if len(stored) != len(frames.positions):
         raise ScanError(f"{path}: its frames and their functional groups differ in number.", COPY_AGAIN)
     if (frames.scale != frames.scale[0]).any():  # the reader has scaled all frames as the first
@@ -187,7 +187,8 @@ def _assembled(
 
 def _pixels(one: Slice) -> NDArray[Any]:
     """A slice's pixels ``[j, i]``, rescaled."""
-    return voxels_of(sitk().ReadImage(str(readable_path(one.path)), imageIO=DICOM))[0]
+    with quiet() as kit:
+        return voxels_of(kit.ReadImage(str(readable_path(one.path)), imageIO=DICOM))[0]
 
 
 def _dtype(pixel: int) -> np.dtype[Any]:

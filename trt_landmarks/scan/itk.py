@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,31 @@ from trt_landmarks.scan.volume import Scan, checked
 DICOM = "GDCMImageIO"
 
 
+_LOCK = threading.Lock()
+_quiet: list[bool] = []  # what the process had set, once for each thread that is within
+
+
 def sitk() -> Any:
-    """SimpleITK, imported on first use and told to keep its warnings to itself."""
+    """SimpleITK, imported on first use."""
     import SimpleITK
 
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
+
+
+@contextmanager
+def quiet() -> Iterator[Any]:
+    """SimpleITK, whose warnings do not show meanwhile; the process's own choice is kept."""
+    process = sitk().ProcessObject
+    with _LOCK:
+        _quiet.append(_quiet[0] if _quiet else process.GetGlobalWarningDisplay())
+        process.SetGlobalWarningDisplay(False)
+    try:
+        yield sitk()
+    finally:
+        with _LOCK:
+            before = _quiet.pop()
+            if not _quiet:
+                process.SetGlobalWarningDisplay(before)
 
 
 def open_header(path: Path) -> Any:
@@ -39,10 +60,11 @@ def open_header(path: Path) -> Any:
     kind = EXTENSIONS.get(extension(path)) or DICOM
     if kind == DICOM and not lengths_fit(path):
         raise RuntimeError("an element is longer than its file")
-    reader = sitk().ImageFileReader()
-    reader.SetImageIO(kind)
-    reader.SetFileName(str(readable_path(path)))
-    reader.ReadImageInformation()
+    with quiet() as kit:
+        reader = kit.ImageFileReader()
+        reader.SetImageIO(kind)
+        reader.SetFileName(str(readable_path(path)))
+        reader.ReadImageInformation()
     return reader
 
 
@@ -77,6 +99,16 @@ def geometry_of(image: Any) -> Geometry:
     (i, j, k), (a, b, c), (x, y, z) = image.GetSize()[:3], image.GetSpacing()[:3], image.GetOrigin()[:3]
     direction = np.reshape(image.GetDirection(), (dim, dim))[:3, :3]
     return Geometry((i, j, k), (a, b, c), (x, y, z), direction)
+
+
+def read_voxels(reader: Any) -> NDArray[Any]:
+    """The voxels ``[k, j, i]`` of the file whose header a reader has seen.
+
+    Raises:
+        RuntimeError: ITK's own.
+    """
+    with quiet():
+        return voxels_of(reader.Execute())
 
 
 def voxels_of(image: Any) -> NDArray[Any]:

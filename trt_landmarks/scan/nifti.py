@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trt_landmarks.errors import ScanError
 from trt_landmarks.geometry import Floats, Geometry
 from trt_landmarks.scan.formats import extension
-from trt_landmarks.scan.itk import geometry_of, open_volume, voxels_of
+from trt_landmarks.scan.itk import geometry_of, open_volume, read_voxels
 from trt_landmarks.scan.limits import check_count, check_end, gzip_fill, pass_over, read_promised, read_start
 from trt_landmarks.scan.problems import (
     COPY_AGAIN,
@@ -100,7 +100,7 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], Geometry, tuple[ScanWarning, .
             if packed:
                 pass_over(path, fill, header.size)
                 check_end(path, fill)
-            return voxels_of(reader.Execute()), *_placed(header, geometry_of(reader))
+            return read_voxels(reader), *_placed(header, geometry_of(reader))
         stored = read_promised(path, fill, header.size).view(header.dtype)
         if packed:
             check_end(path, fill)

@@ -15,7 +15,7 @@ from trt_landmarks.scan.dicom import read_dicom, read_dicom_file
 from trt_landmarks.scan.dicom_objects import is_dicom
 from trt_landmarks.scan.find import find_scans
 from trt_landmarks.scan.formats import KNOWN, case_id, extension
-from trt_landmarks.scan.itk import explain, geometry_of, open_volume, sitk, voxels_of
+from trt_landmarks.scan.itk import explain, geometry_of, open_volume, read_voxels, sitk
 from trt_landmarks.scan.nifti import read_nifti
 from trt_landmarks.scan.problems import no_memory, truncated
 from trt_landmarks.scan.text_headers import TextFrame, check_meta, check_nrrd, confined
@@ -88,7 +88,7 @@ def _read(file: ScanFile) -> Scan:
     frame = check_nrrd(path) if known in (".nrrd", ".nhdr") else check_meta(path)
     reader = open_volume(path)
     geometry, warnings = _in_mm(path, geometry_of(reader), frame)
-    return checked(Scan(file.id, path, voxels_of(reader.Execute()), geometry, warnings))
+    return checked(Scan(file.id, path, read_voxels(reader), geometry, warnings))
 
 
 def _in_mm(path: Path, geometry: Geometry, frame: TextFrame) -> tuple[Geometry, tuple[ScanWarning, ...]]:
