@@ -5,7 +5,7 @@
 A task is drawn at random (:mod:`benchmarks.chain.tasks`): any number and names of landmarks, groups, grids and scans
 that a task file allows.  Its nets are trained for one step each; their heads then get random weights, so that heatmaps
 have peaks.  What ``trtlm infer`` gives must be what the checkpoint gives, within 0.01 mm, wherever the heatmaps say
-where the landmark is: where a change of the scan by a millionth does not move it.
+where the landmark is: where changes of voxels and heatmaps by a millionth do not move it.
 
 A fault (:mod:`benchmarks.chain.faults`) spoils a folder of training data or its task; ``trtlm train`` must refuse it or
 say what it left out or doubts, without a traceback.
