@@ -188,7 +188,8 @@ def write(folder):
     time.sleep(float(sys.argv[2]))
     return {"graphs": {graph: graph for graph in bundle.graphs}, "gate": None}
 for number in range(int(sys.argv[3])):
-    make_build(bundle, "onnxruntime", "fp16", {"a": [sys.argv[4], number], "versions": {}, "recipe": {}}, "make it so", write)
+    recipe = {"a": [sys.argv[4], number], "versions": {}, "recipe": {}}
+    make_build(bundle, "onnxruntime", "fp16", recipe, "make it so", write)
 """
 
 

@@ -170,6 +170,15 @@ def test_the_preprocessing_is_chosen_and_told(tiny_bundle: Bundle, tmp_path: Pat
     assert "abacus: no such preprocessing" in done.stderr
 
 
+def test_what_is_done_about_the_pose_is_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    scan, out = make_scan(tmp_path / "a.nii.gz"), tmp_path / "p.json"
+    arguments = ("infer", scan, "--out", out, "--model", tiny_bundle.root)
+    assert "pose: as-is" in trtlm(*arguments).stderr  # the model has no fitted confidence
+    assert (read(out)["engine"]["pose"], read(out)["engine"]["tta"]) == ("as-is", False)  # type: ignore[index]
+    for chosen in (["--pose", "search"], ["--pose", "any"], ["--tta"]):
+        assert "trtlm:" in trtlm(*arguments, *chosen, code=2).stderr
+
+
 def test_eval_prints_and_writes_the_figures(tiny_bundle: Bundle, tmp_path: Path) -> None:
     from trt_landmarks.data.annotations import write_mrk_json
 

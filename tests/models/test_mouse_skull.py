@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.pose import brains, half, not_heads
 from tests.synthetic import turned
 from trt_landmarks.build import Request, build
 from trt_landmarks.bundles.builds import PRECISIONS, Build, find_build
@@ -22,8 +23,9 @@ from trt_landmarks.calibration.scans import choose_scans
 from trt_landmarks.data.dataset import load_dataset, split_from_file
 from trt_landmarks.engines.tensorrt.flavours import RTX
 from trt_landmarks.engines.tensorrt.record import PlanRecord
-from trt_landmarks.geometry import Floats, Geometry
+from trt_landmarks.geometry import Floats, Geometry, rigid_rotation, turned_by
 from trt_landmarks.localization.localizer import Localizer
+from trt_landmarks.localization.pose import PosingLocalizer
 from trt_landmarks.localization.result import Localization
 from trt_landmarks.results.metrics import evaluate_points
 from trt_landmarks.scan import Scan, read_scan
@@ -103,6 +105,41 @@ def test_what_is_no_mouse_head_or_lies_wrong_is_flagged(
     for one in wrong:
         said = bundle.confidence.judge(localizer.localize(one)).reliability
         assert said is not None and said.wrong_anatomy and said.low.all()
+
+
+@pytest.fixture(scope="module")
+def any_pose(bundle: Bundle, localizer: Localizer) -> PosingLocalizer:
+    return PosingLocalizer(bundle.task, bundle.mean_shape, localizer.engine, None, bundle.confidence)
+
+
+def test_a_raw_head_is_found_in_the_pose_in_which_it_lies(
+    bundle: Bundle, any_pose: PosingLocalizer, data_root: Path
+) -> None:
+    (case,) = (one for one in load_dataset(data_root / "mouse-skull-ct" / "raw", bundle.task) if one.id == "MRL_MPJ_")
+    scan = read_scan(case.image)
+    (as_is,), (found,) = any_pose.localize_batch([scan], "as-is"), any_pose.localize_batch([scan])
+    assert as_is.wrong_anatomy and not found.wrong_anatomy
+    assert np.linalg.norm(found.points - case.points, axis=1).mean() <= 0.18
+    assert found.pose is not None and found.pose.rotation is not None
+    assert turned_by(found.pose.rotation.T @ rigid_rotation(bundle.mean_shape, case.points)) < 3
+
+
+@pytest.mark.parametrize("what", ["half a head", "ball", "brain"])
+def test_the_search_finds_no_pose_in_what_is_no_whole_head(
+    what: str, bundle: Bundle, any_pose: PosingLocalizer, data_root: Path
+) -> None:
+    raw = read_scan(data_root / "mouse-skull-ct" / "raw" / "images" / "MRL_MPJ_.nii.gz")
+    if what == "half a head":  # which the whole model knows rather well: its visible half is found
+        scan = half(raw, 1, upper=True)
+    elif what == "ball":
+        (scan,) = (made.scan for made in not_heads(raw) if made.scan.id == "ball")
+    else:
+        scan = next((made.scan for made in brains() if made.scan.id == "x 0.1"), raw)
+        if scan is raw:
+            pytest.skip("nilearn is not installed")
+    (found,) = any_pose.localize_batch([scan])
+    assert found.wrong_anatomy and found.pose is not None
+    assert found.pose.rotation is None and found.pose.runs >= 1
 
 
 def restored(scan: Scan, order: tuple[int, ...], flips: tuple[bool, ...]) -> Scan:

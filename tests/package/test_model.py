@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,19 @@ def test_what_cannot_be_had_is_refused(tiny_bundle: Bundle) -> None:
         Model.open(tiny_bundle.root, engine="tensorrt")
     with pytest.raises(EngineError):
         Model.open(tiny_bundle.root, engine="nothing")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code"),
+    [({"pose": "search"}, "pose_unknown"), ({"pose": "any"}, "usage"), ({"tta": True}, "no_symmetry")],
+)
+def test_pose_and_averaged_views_are_refused_where_the_model_lacks_what_they_need(
+    tiny_bundle: Bundle, model: Model, path: Path, chosen: dict[str, Any], code: str
+) -> None:
+    for refused in (lambda: Model.open(tiny_bundle.root, **chosen), lambda: model.localize(path, **chosen)):
+        with pytest.raises(TrtlmError) as caught:
+            refused()
+        assert caught.value.code == code
 
 
 def test_a_closed_model_says_so(tiny_bundle: Bundle, path: Path) -> None:

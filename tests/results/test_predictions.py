@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_landmarks.errors import PredictionsError
-from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement
+from trt_landmarks.results.case import CaseError, CaseResult, CaseWarning, KeySlice, Landmark, Measurement, Pose
 from trt_landmarks.results.predictions import SCHEMA_FILE, Predictions, predictions_schema, read_predictions
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text())
@@ -22,6 +22,9 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 def mark(*fields):
     return Landmark(*fields)
+
+
+POSE = Pose(((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)), 24, 2)
 
 
 def example():
@@ -45,7 +48,7 @@ def example():
         cases=[
             CaseResult("a", "scans/a.nii.gz", timing_ms={"read": 12.34567, "total": 99}, landmarks=marks,
                        key_slices=slices, warnings=(CaseWarning("scan_slices", "2 slices are stored twice."),),
-                       measurements=measured),
+                       measurements=measured, pose=POSE),
             CaseResult("b", "scans/b.nii.gz", "failed", CaseError("scan_truncated", "scans/b.nii.gz: ends early.")),
         ],
     )  # fmt: skip

@@ -53,6 +53,14 @@ def test_two_workers_for_each_gpu(tiny_bundle: Bundle, gpus: list[int]) -> None:
         open_workers(tiny_bundle, 100, devices=(0, 2))
 
 
+def test_graphs_over_a_whole_scan_take_it_as_it_lies(tiny_bundle: Bundle, gpus: list[int]) -> None:
+    assert open_workers(tiny_bundle, 1, layout="pair").pose == "as-is"
+    for chosen in ({"pose": "search"}, {"pose": "any"}, {"tta": True}):
+        with pytest.raises(EngineError) as caught:
+            open_workers(tiny_bundle, 1, layout="pair", **chosen)  # type: ignore[arg-type]
+        assert caught.value.code == "layout_as_is"
+
+
 def test_workers_on_the_cpu_share_the_engine(tiny_bundle: Bundle) -> None:
     found = open_workers(tiny_bundle, 100, engine="onnxruntime", threads=2)
     assert len(found.localizers) == 2 and "2 workers with 1 thread each" in found.note

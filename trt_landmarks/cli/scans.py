@@ -142,13 +142,14 @@ def infer(
     if limit is not None:
         workers = within_memory(workers, limit, batch, lambda jobs: opener(jobs=jobs))
     if not quiet:
-        what = f"engine: {workers.note}; preprocessing: {workers.preprocessing}"
+        what = f"engine: {workers.note}; preprocessing: {workers.preprocessing}; pose: {workers.pose}"
+        what += "; tta" if tta else ""
         typer.echo(f"model: {bundle.name} ({bundle.root}); {what}", err=True)
     settings = {
         "batch": batch, "threads": threads, "jobs": jobs, "devices": devices, "series": series,
         "timeout_s": timeout, "limit_memory_bytes": limit,
     }  # fmt: skip
-    header = run_header(bundle, workers, settings, {"pose": pose, "tta": tta})
+    header = run_header(bundle, workers, settings, {"pose": workers.pose, "tta": tta})
     log_file = RunLog(log)
     run = Run(files, header, out, unfinished, results=not is_csv(out))  # before the writer empties a table
     tables = [path for path in (out if is_csv(out) else None, csv) if path is not None]

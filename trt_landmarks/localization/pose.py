@@ -83,8 +83,9 @@ class PosingLocalizer(Localizer):
 
     def __init__(self, *arguments: Any, pose: str = "auto", tta: bool = False, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.pose, self.tta = pose, tta
         self._check(pose, tta)
+        #: ``auto`` without a fitted confidence is ``as-is``.
+        self.pose, self.tta = pose if self.confidence else "as-is", tta
 
     def localize_batch(
         self, scans: Sequence[Scan], pose: str | None = None, tta: bool | None = None

@@ -16,7 +16,7 @@ from trt_landmarks.scan import Scan
 from trt_landmarks.task.task import Task
 
 #: The jittered view: turned by so many degrees about the diagonal of the axes.
-JITTER_DEG = 4.0
+JITTER_DEG = 8.0
 
 
 def check_symmetry(task: Task) -> None:

@@ -58,9 +58,9 @@ def check_as_is(pose: str | None, tta: bool | None) -> None:
     Raises:
         TrtlmError: if a pose is to be searched, or views averaged.
     """
-    if pose == "search" or tta:
+    if pose not in (None, "auto", "as-is") or tta:
         raise TrtlmError(
-            f"{'pose search' if pose == 'search' else 'tta'}: TensorRT's graph of the whole method sees scans as they "
+            f"{'tta' if tta else f'pose {pose}'}: TensorRT's graph of the whole method sees scans as they "
             "lie.",
             "Take another engine, such as onnxruntime.",
             code="as_is_only",

@@ -38,6 +38,7 @@ class Workers:
         engine: the first one's engine.
         note: which engine it is and why, for people.
         preprocessing: what samples the coarse net's input, for people.
+        pose: what is done about the pose of scans; ``as-is`` where ``auto`` cannot be had.
         memory: what they leave for scans; None if there is no limit.
     """
 
@@ -45,6 +46,7 @@ class Workers:
     engine: Engine
     note: str
     preprocessing: str
+    pose: str = "as-is"
     memory: MemoryBudget | None = None
 
 
@@ -139,9 +141,10 @@ def open_workers(
     if opened[0].provider != "GPU" and count > 1:
         localizers *= count  # they share the engine
         note += f"; {count} workers with {each} thread{'s' if each != 1 else ''} each"
-    if pose == "auto" and opened[0].name in FLAVOURS:
-        note += "; scans are seen as they lie: the pose is searched by engines for the CPU only"
-    return Workers(localizers, opened[0], note, preprocessing)
+    first = localizers[0]
+    return Workers(
+        localizers, opened[0], note, preprocessing, first.pose if isinstance(first, PosingLocalizer) else "as-is"
+    )
 
 
 def localizer_for(
