@@ -83,7 +83,7 @@ def half(scan: Scan, axis: int, upper: bool) -> Scan:
 def not_heads(frame: Scan) -> Iterator[Made]:
     """Shapes, noise and a shuffled head, on the grid of a head."""
     g, random = frame.geometry, np.random.default_rng(0)
-    index = np.stack(np.indices(frame.voxels.shape)[::-1], axis=-1)
+    index = np.stack(list(np.indices(frame.voxels.shape))[::-1], axis=-1)
     place = (g.voxel_to_world(index) - g.centre) / (np.array(g.size) * g.spacing / 2)  # -1..1
     away, (x, y, z) = np.linalg.norm(place, axis=-1), np.moveaxis(place, -1, 0)
     smooth = random.normal(size=[n // 8 + 1 for n in frame.voxels.shape])
@@ -155,7 +155,9 @@ def measured(run: Callable[[], Localization], made: Made) -> dict[str, Any]:
 
 def views(localizer: PosingLocalizer, made: Sequence[Made]) -> dict[str, Any]:
     """Averaged views against the single one: errors, cost, and the mirrored view's disagreement as a sign of error."""
-    errors, averaged, off, seconds = [], [], [], []
+    errors: list[Any] = []
+    averaged: list[Any] = []
+    off, seconds = [], []
     for one in made:
         assert one.points is not None
         times = []

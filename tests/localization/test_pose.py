@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from trt_landmarks.errors import TrtlmError
 from trt_landmarks.geometry import Floats, Grid, rigid_rotation, turned_by
 from trt_landmarks.localization.case import NOT_THIS_ANATOMY, POSE_SEARCHED, case_result
 from trt_landmarks.localization.confidence import ConfidenceModel, Score, Table
-from trt_landmarks.localization.localizer import Frame, Localizer
+from trt_landmarks.localization.localizer import Frame, Localizer, coarse_grid
 from trt_landmarks.localization.pose import CUBE, UPRIGHT_DEG, PosingLocalizer, Search
 from trt_landmarks.localization.shape_model import ShapeModel
-from trt_landmarks.preprocessing.reference import Range
+from trt_landmarks.preprocessing.reference import Range, ReferencePreprocessor
 from trt_landmarks.scan import Scan, ScanFile
 from trt_landmarks.task.graphs import COARSE
 from trt_landmarks.task.task import Task
@@ -28,17 +29,17 @@ CENTRE = np.array([40, -25, 130.0])
 REACH = 50
 
 
-class Places:
+class Places(ReferencePreprocessor):
     """A preprocessor whose volumes ``[B, 3, Z, Y, X]`` say where in the world they lie."""
 
     name = "places"
 
-    def coarse_volumes(self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]) -> NDArray:
+    def coarse_volumes(self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]) -> NDArray[np.float32]:
         return np.stack([self._places(grid) for grid in grids])
 
     @staticmethod
     def _places(grid: Grid) -> NDArray[np.float32]:
-        index = np.stack(np.indices(grid.shape), axis=-1).transpose(2, 1, 0, 3)
+        index = np.stack(list(np.indices(grid.shape)), axis=-1).transpose(2, 1, 0, 3)
         return single(np.moveaxis(grid.geometry.voxel_to_world(index), -1, 0))
 
 
@@ -128,7 +129,7 @@ def test_flipped_volumes_are_those_of_the_turned_grids(scan: Scan, confidence: C
     frames, _ = Search(keeping, confidence)._turned(scan, (0.0, 1.0))
     assert len(seen) == 24
     for frame, volume in zip(frames, seen, strict=True):
-        grid = keeping.coarse_grid(scan, frame)
+        grid = coarse_grid(task, scan, frame)
         expected = keeping.preprocessor.coarse_volumes([scan], [grid], [(0.0, 1.0)])[0]
         np.testing.assert_allclose(volume, expected, atol=1e-5)
 
@@ -151,7 +152,7 @@ def test_landmarks_of_a_scan_that_lies_anyhow_are_found_in_its_own_world(
     assert found.pose is not None and found.pose.rotation is not None and found.pose.turns == 24
     np.testing.assert_allclose(found.pose.rotation, pose, atol=1e-3)
     assert max(seer(any_pose).batches) == any_pose.task.batches.coarse[2]  # the turns go through the net together
-    case = case_result(ScanFile("s", "s.nii"), scan, found, any_pose.task)
+    case = case_result(ScanFile("s", Path("s.nii")), scan, found, any_pose.task)
     assert [one.code for one in case.warnings] == [POSE_SEARCHED]
     assert case.pose is not None and np.allclose(case.pose.rotation_lps or (), pose, atol=1e-3)
 
@@ -180,7 +181,7 @@ def test_what_is_in_no_pose_stays_flagged_and_as_it_is(scan: Scan, confidence: C
     (as_is,), (found,) = any_pose.localize_batch([scan], "as-is"), any_pose.localize_batch([scan])
     assert found.wrong_anatomy and found.pose is not None and found.pose.rotation is None
     np.testing.assert_array_equal(found.points, as_is.points)
-    case = case_result(ScanFile("s", "s.nii"), scan, found, any_pose.task)
+    case = case_result(ScanFile("s", Path("s.nii")), scan, found, any_pose.task)
     assert [one.code for one in case.warnings] == [NOT_THIS_ANATOMY, POSE_SEARCHED]
     assert case.to_dict()["pose"]["rotation_lps"] is None
 
@@ -202,6 +203,7 @@ def test_averaged_views_take_out_what_is_off_to_one_side(scan: Scan, confidence:
     np.testing.assert_allclose(single_view.points - truth, np.broadcast_to([0.3, 0, 0], truth.shape), atol=1e-3)
     # Two of the three views are off by 0.3 one way, along axes 8 degrees apart, and one the other way.
     np.testing.assert_allclose((found.points - truth)[:, 0], 0.1, atol=2e-3)
+    assert found.mirrored_mm is not None
     np.testing.assert_allclose(found.mirrored_mm, 0.6, atol=1e-3)
     assert single_view.mirrored_mm is None
     assert found.timing_ms.keys() == single_view.timing_ms.keys()

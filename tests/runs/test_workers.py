@@ -8,7 +8,7 @@ import pytest
 
 from trt_landmarks.bundles.bundle import Bundle
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
-from trt_landmarks.errors import EngineError
+from trt_landmarks.errors import EngineError, TrtlmError
 from trt_landmarks.localization.whole_scan import WholeScanLocalizer
 from trt_landmarks.runs import workers
 from trt_landmarks.runs.workers import open_workers, parse_devices
@@ -54,11 +54,11 @@ def test_two_workers_for_each_gpu(tiny_bundle: Bundle, gpus: list[int]) -> None:
 
 
 def test_graphs_over_a_whole_scan_take_it_as_it_lies(tiny_bundle: Bundle, gpus: list[int]) -> None:
-    assert open_workers(tiny_bundle, 1, layout="pair").pose == "as-is"
+    assert open_workers(tiny_bundle, 1).pose == "as-is"
     for chosen in ({"pose": "search"}, {"pose": "any"}, {"tta": True}):
-        with pytest.raises(EngineError) as caught:
-            open_workers(tiny_bundle, 1, layout="pair", **chosen)  # type: ignore[arg-type]
-        assert caught.value.code == "layout_as_is"
+        with pytest.raises(TrtlmError) as caught:
+            open_workers(tiny_bundle, 1, **chosen)  # type: ignore[arg-type]
+        assert caught.value.code == "as_is_only"
 
 
 def test_workers_on_the_cpu_share_the_engine(tiny_bundle: Bundle) -> None:
