@@ -284,7 +284,7 @@ batch.read_scan = hostile_read"""
     assert {case.id: case.error and case.error.code for case in cases} == {
         "a": None, "leave-b": "reader_crashed", "segfault-c": "reader_crashed", "d": None
     }  # fmt: skip
-    assert "segfault-c.mha: its reader crashed (signal SIGSEGV)." in message
+    assert "segfault-c.mha: reading it crashed (signal SIGSEGV)." in message
 
 
 @pytest.mark.parametrize("size", [1, 4])

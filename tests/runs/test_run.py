@@ -302,9 +302,12 @@ print(sorted(run.suspects), outcome.found.ok, outcome.found.failed)
     assert "'c'" in suspects and (int(ok), int(failed)) == (5, 1)
     cases = read_predictions(out).cases
     assert [case.id for case in cases] == list("abcdef")
-    assert {case.id: case.error.code for case in cases if case.error is not None} == {"c": "reader_crashed"}
+    assert {case.id: case.error.code for case in cases if case.error is not None} == {"c": "compute_crashed"}
     assert all(case.input is not None for case in cases)
     assert not journal_path(out).exists()
+    again = code.replace("Unfinished(resume=", "Unfinished(retry_failed=True, resume=")
+    third = subprocess.run([sys.executable, "-c", again, "resume"], capture_output=True, text=True, check=True)
+    assert third.stdout.split() == ["['c']", "5", "1"]  # it is not met in the command itself again
 
 
 def test_a_replaced_scan_is_computed_anew_and_a_touched_one_is_not(

@@ -37,7 +37,7 @@ def infer_alone(files: Sequence[ScanFile], opener: Opener, timeout: float | None
             begin(file)
             most = None if timeout is None else OPENING + 2 * timeout
             try:
-                yield process.call(_infer, file, opener, timeout, name=file.path, timeout=most)
+                yield process.call(_infer, file, opener, timeout, name=file.path, doing="computing", timeout=most)
             except ReaderEndedError as error:
                 yield replace(failed_case(file, error), input=case_input(file))
 

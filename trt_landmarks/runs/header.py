@@ -19,9 +19,7 @@ from trt_landmarks.system import installed_version, installed_versions
 _DISTRIBUTIONS = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 
 
-def run_header(
-    bundle: Bundle, workers: Workers, settings: Mapping[str, Any], views: Mapping[str, Any]
-) -> Predictions:
+def run_header(bundle: Bundle, workers: Workers, settings: Mapping[str, Any], views: Mapping[str, Any]) -> Predictions:
     """Product, model, engine, settings and measurements of a run; no cases.
 
     The model's ``sha256`` is the manifest's, which names those of all its files; ``build_sha256`` is that of the

@@ -35,6 +35,7 @@ from trt_landmarks.scan.find import Lister
 Returned = TypeVar("Returned")
 
 _LOGGER = logging.getLogger(__name__)
+READER_CRASHED, COMPUTE_CRASHED = "reader_crashed", "compute_crashed"
 #: Nurseries that may be lost before functions are called in this process.
 LOSSES = 3
 
@@ -42,7 +43,7 @@ LOSSES = 3
 class ReaderEndedError(TrtlmError):
     """A reader process died, or was killed because it took too long; ``code`` says which."""
 
-    code = "reader_crashed"
+    code = READER_CRASHED
 
 
 class _NurseryLostError(Exception):
@@ -93,6 +94,7 @@ class Isolation:
         function: Callable[..., Returned],
         *arguments: Any,
         name: object,
+        doing: str = "reading",
         timeout: float | None = None,
         here: Callable[..., Returned] | None = None,
     ) -> Returned:
@@ -102,11 +104,13 @@ class Isolation:
             function: of a module; arguments and what it returns must be picklable.
             arguments: its arguments.
             name: the scan, for messages.
+            doing: what the function does, for messages.
             timeout: seconds it may take.
             here: called instead, in this process, where there is no other; None for the function itself.
 
         Raises:
-            ReaderEndedError: ``reader_crashed``; ``out_of_memory`` if the system killed it; ``timeout``.
+            ReaderEndedError: ``reader_crashed`` (``compute_crashed`` if more than reading was done); ``out_of_memory``
+                if the system killed it; ``timeout``.
             Exception: what the function raises.
         """
         request = pickle.dumps((function, arguments))
@@ -114,7 +118,7 @@ class Isolation:
             try:
                 reader = self._take()
                 try:
-                    return self._ask(reader, request, timeout)
+                    return self._ask(reader, request, doing, timeout)
                 except ReaderEndedError as error:
                     if error.code == "timeout" or not reader.served:
                         raise ReaderEndedError(f"{name}: {error.message}", error.remedy, code=error.code) from None
@@ -158,7 +162,7 @@ class Isolation:
             mine.close()
             raise _NurseryLostError from None
 
-    def _ask(self, reader: _Reader, request: bytes, timeout: float | None) -> Any:
+    def _ask(self, reader: _Reader, request: bytes, doing: str, timeout: float | None) -> Any:
         """A reader's answer; it is idle afterwards, or gone."""
         end = None if timeout is None else time.monotonic() + timeout
         try:
@@ -166,16 +170,16 @@ class Isolation:
             if end is not None and not reader.line.poll(max(0.0, end - time.monotonic())):
                 self._kill(reader)
                 raise ReaderEndedError(
-                    f"reading takes longer than {timeout:g} s.",
+                    f"{doing} takes longer than {timeout:g} s.",
                     "Allow more time, or look whether its disk answers.",
                     code="timeout",
                 )
             content = pickle.loads(reader.line.recv_bytes())
             if content[0] == ENDED:
-                raise _ended(content[1])
+                raise _ended(content[1], doing)
             kind, value = _received(reader.line, *content)
         except BrokenPipeError:
-            return self._last_words(reader)
+            return self._last_words(reader, doing)
         except (EOFError, OSError):
             reader.line.close()
             raise _NurseryLostError from None
@@ -191,7 +195,7 @@ class Isolation:
             raise value
         return value
 
-    def _last_words(self, reader: _Reader) -> Any:
+    def _last_words(self, reader: _Reader, doing: str) -> Any:
         """How a reader ended that died while it had nothing to do."""
         try:
             content = pickle.loads(reader.line.recv_bytes())
@@ -199,7 +203,7 @@ class Isolation:
             raise _NurseryLostError from None
         finally:
             reader.line.close()
-        raise _ended(content[1])
+        raise _ended(content[1], doing)
 
     def _kill(self, reader: _Reader) -> None:
         with self._lock:
@@ -300,16 +304,20 @@ def _received(line: Connection, sizes: list[int], content: bytes) -> tuple[str, 
     return answer
 
 
-def _ended(status: int) -> ReaderEndedError:
+def _ended(status: int, doing: str) -> ReaderEndedError:
     """The error for a reader that died."""
     if status == -signal.SIGKILL:
         return ReaderEndedError(
-            "the system killed its reader, most likely because memory ran out.",
+            f"the system killed the process that was {doing} it, most likely because memory ran out.",
             "Free memory or crop the scan.",
             code="out_of_memory",
         )
     how = f"signal {_signal_name(-status)}" if status < 0 else f"exit code {status}"
-    return ReaderEndedError(f"its reader crashed ({how}).", "The file is damaged, or its reader has a fault.")
+    return ReaderEndedError(
+        f"{doing} it crashed ({how}).",
+        "The file is damaged, or a library has a fault.",
+        code=READER_CRASHED if doing == "reading" else COMPUTE_CRASHED,
+    )
 
 
 def _signal_name(number: int) -> str:

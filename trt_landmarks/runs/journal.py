@@ -4,6 +4,7 @@ The journal lies beside the results file until the run is complete.  Its first l
 engine, versions, settings).  Every further line holds a checksum and one of
 
     begun   the id of a scan that is going to be read
+    suspect the id of a scan that may have killed an earlier run
     case    a case, as it stands in the results file but with tabs for line breaks: that file is made by copying
     ended   the run ended in order: what it had begun did not kill it
 
@@ -66,6 +67,15 @@ class Journal:
             self._write(json.dumps({"journal": FORMAT, **facts(header)}, allow_nan=False).encode() + b"\n")
         except (TypeError, ValueError) as error:
             raise PredictionsError(f"{path}: model or engine cannot be written as JSON: {error}.") from None
+
+    def suspect(self, ids: Iterable[str]) -> None:
+        """These may have killed an earlier run, until they have cases.
+
+        Raises:
+            PredictionsError: if the disk is full or fails.
+        """
+        for id in ids:
+            self._write(_line(b"suspect", json.dumps(id).encode()))
 
     def begin(self, file: ScanFile) -> None:
         """A scan is going to be read; any thread may say so.

@@ -12,6 +12,7 @@ from typing import Any
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.results.case import CaseInput, CaseResult
 from trt_landmarks.results.predictions import Predictions, read_predictions
+from trt_landmarks.runs.isolation import COMPUTE_CRASHED
 from trt_landmarks.runs.journal import Journal, entries, facts, first_line, journal_path, locked, replaced
 from trt_landmarks.runs.report import Tally
 from trt_landmarks.scan import ScanFile
@@ -56,6 +57,7 @@ def resume_journal(
     with locked(journal_path(out)) as (path, stream):
         head = first_line(stream, path)
         suspects: set[str] = set()
+        begun: set[str] = set()
         if head is None:
             before = read_predictions(out) if out.exists() else Predictions(header.task, header.model, header.engine)
             if out.exists():
@@ -66,17 +68,22 @@ def resume_journal(
             start = stream.tell()
             for kind, value in entries(stream, path):
                 if kind == "begun":
+                    begun.add(value)
+                elif kind == "suspect":
                     suspects.add(value)
                 elif kind == "ended":
-                    suspects.clear()
+                    begun.clear()
                 else:
+                    begun.discard(value.id)
                     suspects.discard(value.id)
             stream.seek(start)
             cases = (value for kind, value in entries(stream, path, quiet=True) if kind == "case")
         kept = _Kept(out, files, retry, tally)
         journal = replaced(path, header, kept.of(cases, contents))
     ids = {file.id for file in files}
-    return journal, kept.ids & ids, (suspects & ids) - kept.ids
+    suspects = ((suspects | begun | kept.deadly) & ids) - kept.ids
+    journal.suspect(sorted(suspects))
+    return journal, kept.ids & ids, suspects
 
 
 class _Kept:
@@ -88,10 +95,12 @@ class _Kept:
 
     Attributes:
         ids: of those that are.
+        deadly: of those that are computed again although they killed their process.
     """
 
     def __init__(self, out: Path, files: Sequence[ScanFile], retry: bool, tally: Tally) -> None:
         self.ids: set[str] = set()
+        self.deadly: set[str] = set()
         self._out, self._retry, self._tally = out, retry, tally
         self._files = {file.id: file for file in files}
         self._paths = {file.shown for file in files}
@@ -122,6 +131,8 @@ class _Kept:
                     code="resume_mismatch",
                 )
             return None
+        if case.error is not None and case.error.code == COMPUTE_CRASHED:
+            self.deadly.add(case.id)
         if file is None or file.shown != case.path or (self._retry and case.status == "failed"):
             return pool.submit(bool)
         return pool.submit(lambda: _same_content(case.input, contents(file)))

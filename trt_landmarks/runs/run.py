@@ -21,7 +21,7 @@ from trt_landmarks.runs.memory import MemoryBudget
 from trt_landmarks.runs.report import Tally, run_report, write_report
 from trt_landmarks.runs.resume import resume_journal
 from trt_landmarks.runs.workers import AnyLocalizer
-from trt_landmarks.scan import ScanFile
+from trt_landmarks.scan import ScanFile, read_scan
 from trt_landmarks.system import terminable
 
 
@@ -174,22 +174,26 @@ class Run:
         log.say(f"{len(self.todo)} of {len(self._files)} scans to do, model {self._header.model['name']}, "
                 f"engine {self._header.engine['name']}")  # fmt: skip
 
+        first: list[ScanFile] = []  # that are computed apart from the others
+
         def advance(case: CaseResult, done: int, count: int) -> None:
-            log.case(case, done, count)
-            progress(case, done, count)
+            log.case(case, done + len(first), len(self.todo))
+            progress(case, done + len(first), len(self.todo))
 
         status, problem, raised = "finished", None, None
         try:
             with terminable():
-                todo = self.todo
-                if opener is not None and self.suspects:
-                    suspects = [file for file in todo if file.id in self.suspects]
-                    todo = [file for file in todo if file.id not in self.suspects]
-                    for number, case in enumerate(infer_alone(suspects, opener, limits.timeout, self._journal.begin)):
+                apart = self.suspects if opener is not None else set()
+                first = [file for file in self.todo if file.id in apart]
+                if opener is not None and first:
+                    for number, case in enumerate(infer_alone(first, opener, limits.timeout, self._journal.begin)):
                         self._keep([case])
-                        advance(case, number + 1, len(self.todo))
+                        advance(case, number + 1 - len(first), 0)
+                        if case.status == "ok":
+                            look(case, read_scan(first[number]))  # this one killed nobody
+                others = [file for file in self.todo if file.id not in apart]
                 infer(
-                    todo, localizers, self._keep, batch=batch, readers=readers, progress=advance, look=look,
+                    others, localizers, self._keep, batch=batch, readers=readers, progress=advance, look=look,
                     timeout=limits.timeout, memory=limits.memory, isolation=isolation,
                     begin=self._journal.begin,
                 )  # fmt: skip

@@ -158,9 +158,7 @@ def localizer_for(
     if engine.name in FLAVOURS:
         check_as_is(pose, tta)
         return WholeScanLocalizer(bundle.task, engine, preprocessor, bundle.confidence)
-    return PosingLocalizer(
-        bundle.task, bundle.mean_shape, engine, preprocessor, bundle.confidence, pose=pose, tta=tta
-    )
+    return PosingLocalizer(bundle.task, bundle.mean_shape, engine, preprocessor, bundle.confidence, pose=pose, tta=tta)
 
 
 def within_memory(workers: Workers, limit: int, batch: int, reopen: Callable[[int], Workers]) -> Workers:
