@@ -34,7 +34,9 @@ class Places(ReferencePreprocessor):
 
     name = "places"
 
-    def coarse_volumes(self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]) -> NDArray[np.float32]:
+    def coarse_volumes(
+        self, scans: Sequence[Scan], grids: Sequence[Grid], ranges: Sequence[Range]
+    ) -> NDArray[np.float32]:
         return np.stack([self._places(grid) for grid in grids])
 
     @staticmethod
