@@ -11,11 +11,10 @@ from dataclasses import replace
 
 from trt_landmarks.localization.case import failed_case
 from trt_landmarks.results.case import CaseResult
-from trt_landmarks.runs.batch import Begin, case_input, infer
+from trt_landmarks.runs import batch
 from trt_landmarks.runs.isolation import Isolation, ReaderEndedError
 from trt_landmarks.runs.workers import Workers
 from trt_landmarks.scan import ScanFile
-from trt_landmarks.system import memory_bytes
 
 #: Opens the workers of a run; picklable.
 Opener = Callable[[], Workers]
@@ -23,26 +22,31 @@ Opener = Callable[[], Workers]
 OPENING = 120.0
 
 
-def infer_alone(files: Sequence[ScanFile], opener: Opener, timeout: float | None, begin: Begin) -> Iterator[CaseResult]:
+def infer_alone(
+    files: Sequence[ScanFile], opener: Opener, memory: int | None, timeout: float | None, begin: batch.Begin
+) -> Iterator[CaseResult]:
     """The cases of scans, computed one at a time in another process.
 
     Args:
         files: the scans.
         opener: opens what computes, there.
+        memory: bytes that the other process may have; None for any number.
         timeout: seconds that reading a scan, or computing it, may take.
         begin: called before each.
     """
-    with Isolation(memory_bytes()) as process:
+    with Isolation(memory) as process:
         for file in files:
             begin(file)
             most = None if timeout is None else OPENING + 2 * timeout
             try:
-                yield process.call(_infer, file, opener, timeout, name=file.path, doing="computing", timeout=most)
+                yield process.call(
+                    _infer, file, opener, timeout, batch.read_scan, name=file.path, doing="computing", timeout=most
+                )
             except ReaderEndedError as error:
-                yield replace(failed_case(file, error), input=case_input(file))
+                yield replace(failed_case(file, error), input=batch.case_input(file))
 
 
-def _infer(file: ScanFile, opener: Opener, timeout: float | None) -> CaseResult:
+def _infer(file: ScanFile, opener: Opener, timeout: float | None, load: batch.Load) -> CaseResult:
     cases: list[CaseResult] = []
-    infer([file], opener().localizers[:1], cases.extend, timeout=timeout)
+    batch.infer([file], opener().localizers[:1], cases.extend, timeout=timeout, load=load)
     return cases[0]

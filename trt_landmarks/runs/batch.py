@@ -30,6 +30,7 @@ Returned = TypeVar("Returned")
 Progress = Callable[[CaseResult, int, int], None]
 #: Called in a worker's thread with each case that is ok and its scan, which is let go afterwards.
 Look = Callable[[CaseResult, Scan], None]
+Load = Callable[[ScanFile], Scan]
 #: Called in a reader's thread before a scan is read.
 Begin = Callable[[ScanFile], None]
 #: Keeps cases; what it is given a second time, because it may have been interrupted the first time, counts once.
@@ -67,6 +68,7 @@ def infer(
     memory: MemoryBudget | None = None,
     isolation: Isolation | None = None,
     begin: Begin = lambda file: None,
+    load: Load | None = None,
 ) -> None:
     """Localize in every file and give a case to ``keep`` for each, in order.
 
@@ -87,6 +89,7 @@ def infer(
         isolation: reads scans in other processes; None to read them in this one, where a crash of a reader ends all,
             and one that takes too long is left behind.
         begin: called before a scan is read, in its reader's thread.
+        load: reads a file, a function of a module if ``isolation`` is to call it; None for :func:`read_scan`.
 
     Raises:
         PipelineError: if a thread dies of anything but a failure of a scan, or too many are stuck.
@@ -94,7 +97,7 @@ def infer(
     """
     batch = max(1, batch)
     batches = [files[n : n + batch] for n in range(0, len(files), batch)]
-    stages = Stages(localizers, timeout, memory, batches.__getitem__, isolation, begin)
+    stages = Stages(localizers, timeout, memory, batches.__getitem__, isolation, begin, load)
     pipeline: Pipeline[tuple[int, ScanFile], Loaded, list[CaseResult]] = Pipeline(
         [(number // batch, file) for number, file in enumerate(files)],
         stages.read,
@@ -130,7 +133,7 @@ class Stages:
         batch_of: the files of a batch, by its number.
         isolation: as in :func:`infer`.
         begin: the same.
-        load: reads a file; None for :func:`~trt_landmarks.scan.read_scan`.
+        load: the same.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class Stages:
         batch_of: Callable[[int], Sequence[ScanFile]],
         isolation: Isolation | None = None,
         begin: Begin = lambda file: None,
-        load: Callable[[ScanFile], Scan] | None = None,
+        load: Load | None = None,
     ) -> None:
         self.watch = Deadlines(timeout)
         self._memory = memory

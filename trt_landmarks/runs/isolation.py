@@ -77,7 +77,7 @@ class Isolation:
     """
 
     def __init__(self, memory: int | None = None, warn: Callable[[str], None] = _LOGGER.warning) -> None:
-        self._memory, self._warn = memory, warn
+        self.memory, self._warn = memory, warn
         self._lock = threading.Lock()
         self._idle: list[_Reader] = []
         self._nursery: subprocess.Popen[bytes] | None = None
@@ -218,7 +218,7 @@ class Isolation:
         mine, theirs = Pipe()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from trt_landmarks.runs.nursery import main; "
-            f"main({theirs.fileno()}, {self._memory!r})"
+            f"main({theirs.fileno()}, {self.memory!r})"
         )
         # Its NumPy has one thread: forking is safe then, and readers leave the cores to what computes.
         variables = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

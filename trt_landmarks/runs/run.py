@@ -22,7 +22,7 @@ from trt_landmarks.runs.report import Tally, run_report, write_report
 from trt_landmarks.runs.resume import resume_journal
 from trt_landmarks.runs.workers import AnyLocalizer
 from trt_landmarks.scan import ScanFile, read_scan
-from trt_landmarks.system import terminable
+from trt_landmarks.system import memory_bytes, terminable
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,9 @@ class Run:
                 apart = self.suspects if opener is not None else set()
                 first = [file for file in self.todo if file.id in apart]
                 if opener is not None and first:
-                    for number, case in enumerate(infer_alone(first, opener, limits.timeout, self._journal.begin)):
+                    memory = memory_bytes() if isolation is None else isolation.memory
+                    cases = infer_alone(first, opener, memory, limits.timeout, self._journal.begin)
+                    for number, case in enumerate(cases):
                         self._keep([case])
                         advance(case, number + 1 - len(first), 0)
                         if case.status == "ok":
