@@ -28,7 +28,7 @@ from trt_landmarks.engines.onnxruntime import OnnxRuntimeEngine
 from trt_landmarks.engines.tensorrt.flavours import RTX
 from trt_landmarks.engines.tensorrt.gpu import gpu_problem
 from trt_landmarks.engines.tensorrt.record import PlanRecord
-from trt_landmarks.export.fine_forms import FORMS
+from trt_landmarks.export import fine_forms
 from trt_landmarks.export.whole_scan import write_whole_scan
 from trt_landmarks.geometry import Geometry, Grid
 from trt_landmarks.preprocessing.reference import Range, ReferencePreprocessor
@@ -287,9 +287,12 @@ def test_the_race_shows_itself_without_the_wait_only(device: Device, setting: Se
     assert device.pushed == 0
 
 
-def test_forms_of_the_nets_are_built_and_say_why_they_do_not_run(built: Bundle, setting: Setting) -> None:
+def test_forms_of_the_nets_are_built_and_say_why_they_do_not_run(
+    built: Bundle, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine_forms, "FORMS", {"dense4": 4})  # all of them: tests/export/test_fine_forms.py
     found = rows_of("variants", setting)
-    assert {name.split()[-1] for name in found if name.startswith(RTX)} == set(FORMS)
+    assert {name.split()[-1] for name in found if name.startswith(RTX)} == {"dense4"}
     if gpu_problem() is not None:
         assert all("cannot run here" in entry["reason"] for name, entry in found.items() if name.startswith(RTX))
 
