@@ -39,8 +39,9 @@ def infer_alone(
             begin(file)
             most = None if timeout is None else OPENING + 2 * timeout
             try:
+                load = batch.read_scan  # type: ignore[attr-defined]  # where tests put readers that crash
                 yield process.call(
-                    _infer, file, opener, timeout, batch.read_scan, name=file.path, doing="computing", timeout=most
+                    _infer, file, opener, timeout, load, name=file.path, doing="computing", timeout=most
                 )
             except ReaderEndedError as error:
                 yield replace(failed_case(file, error), input=batch.case_input(file))
