@@ -124,7 +124,7 @@ def read_text(path: str | Path, error: type[TrtlmError], what: str, limit: int =
 def read_json(
     path: str | Path, error: type[TrtlmError], what: str, limit: int = MAX_TEXT_BYTES, remedy: str = ""
 ) -> Any:
-    """The content of a JSON file; ``remedy`` says what to do if it is none.
+    """The content of a JSON file; ``remedy`` says what to do if one that a program wrote is damaged.
 
     Raises:
         error: as :func:`read_text` and :func:`parse_json`.
@@ -138,14 +138,15 @@ def parse_json(text: str, path: str | Path, error: type[TrtlmError], what: str, 
     Raises:
         error: naming the line, if it is not JSON; if it is nested too deeply.
     """
+    where = f"{path}: is damaged" if remedy else path
     try:
         return json.loads(text)
     except json.JSONDecodeError as problem:
-        raise error(f"{path}: line {problem.lineno}: is not valid JSON: {problem.msg}.", remedy) from None
+        raise error(f"{where}: line {problem.lineno}: is not valid JSON: {problem.msg}.", remedy) from None
     except ValueError as problem:  # a number of thousands of digits
-        raise error(f"{path}: is not valid JSON: {problem}.", remedy) from None
+        raise error(f"{where}: is not valid JSON: {problem}.", remedy) from None
     except RecursionError:
-        raise error(f"{path}: is not a {what}: it is nested too deeply.", remedy) from None
+        raise error(f"{where}: is not a {what}: it is nested too deeply.", remedy) from None
 
 
 def read_yaml(path: str | Path, error: type[TrtlmError], what: str) -> Any:
@@ -157,14 +158,17 @@ def read_yaml(path: str | Path, error: type[TrtlmError], what: str) -> Any:
     """
     import yaml
 
+    class WithoutAliases(yaml.SafeLoader):
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                message = f"{path}: line {event.start_mark.line + 1}: has the YAML alias *{event.anchor}."
+                raise error(message, "Write out what it stands for.")
+            return super().compose_node(parent, index)
+
     text = read_text(path, error, what, MAX_YAML_BYTES)
     try:
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1 if event.start_mark else 0
-                message = f"{path}: line {line}: has the YAML alias *{event.anchor}."
-                raise error(message, "Write out what it stands for.")
-        return yaml.safe_load(text)
+        return yaml.load(text, WithoutAliases)
     except (yaml.YAMLError, ValueError) as problem:  # a date or a number that does not exist
         raise error(f"{path}: is not valid YAML: {' '.join(str(problem).split())}.") from None
     except RecursionError:

@@ -176,7 +176,8 @@ def test_a_cut_or_flipped_file_is_found_out(built: Bundle, name: str, how: str) 
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have switched it off
 from pathlib import Path
 from trt_landmarks.bundles.builds import make_build
 from trt_landmarks.bundles.bundle import open_bundle

@@ -102,5 +102,5 @@ def test_half_a_file_and_none_are_refused(model: ConfidenceModel, tmp_path: Path
         read_confidence(path, TASK)
     model.write(path)
     path.write_text(path.read_text()[:500])
-    with pytest.raises(BundleError, match="is not valid JSON"):
+    with pytest.raises(BundleError, match="is damaged"):
         read_confidence(path, small_task())

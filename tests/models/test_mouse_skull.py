@@ -29,6 +29,7 @@ from trt_landmarks.localization.pose import PosingLocalizer
 from trt_landmarks.localization.result import Localization
 from trt_landmarks.results.metrics import evaluate_points
 from trt_landmarks.scan import Scan, read_scan
+from trt_landmarks.task.graphs import SCAN
 
 
 @pytest.fixture(scope="module")
@@ -209,18 +210,17 @@ def plans(bundle: Bundle, data_root: Path, tmp_path_factory: pytest.TempPathFact
         yield {precision: build(bundle, RTX, Request(precision, scans)) for precision in PRECISIONS}
 
 
-def test_every_graph_becomes_a_plan_of_its_precision(bundle: Bundle, plans: dict[str, Build]) -> None:
-    for graph in bundle.graphs:
-        facts = {}
-        for precision, done in plans.items():
-            record = PlanRecord.read(done.files[graph])
-            assert record.precision == precision and done.files[graph].stat().st_size > 1e6
-            facts[precision] = record.network
-        # The FP32 graphs have FP16 constants, their weights: what computes in FP16 comes on top of these.
-        half = {precision: network.by_output_dtype.get("float16", 0) for precision, network in facts.items()}
-        assert half["fp16"] > half["fp32"] and half["int8"] > half["fp32"]
-        assert facts["fp32"].int8_convolutions == facts["fp16"].int8_convolutions == 0
-        assert facts["int8"].int8_convolutions >= 10  # all three-dimensional ones but heads
+def test_the_whole_method_becomes_a_plan_of_its_precision(plans: dict[str, Build]) -> None:
+    facts = {}
+    for precision, done in plans.items():
+        record = PlanRecord.read(done.files[SCAN])
+        assert record.precision == precision and done.files[SCAN].stat().st_size > 1e6
+        facts[precision] = record.network
+    # The FP32 graph has FP16 constants, its weights: what computes in FP16 comes on top of these.
+    half = {precision: network.by_output_dtype.get("float16", 0) for precision, network in facts.items()}
+    assert half["fp16"] > half["fp32"] and half["int8"] > half["fp32"]
+    assert facts["fp32"].int8_convolutions == facts["fp16"].int8_convolutions == 0
+    assert facts["int8"].int8_convolutions >= 10  # all three-dimensional ones but heads
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -6,8 +6,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ TRTLM = [sys.executable, "-c", "from trt_landmarks.cli import main; main()"]
 SHORT = {
     "train": ["--length", "0.0005"],
     "--calib": ["--n", "1", "--accept-deviation"],
+    "serve": ["--port", "0"],
     "bench": ["--engines", "onnxruntime", "--rounds", "1", "--count", "1", "--cold", "1", "--folder", "0"],
 }
 
@@ -65,11 +68,26 @@ def place(mouse_scans: list[Path], tiny_checkpoint: Checkpoint, tmp_path_factory
     return place
 
 
+def stopped(server: subprocess.Popen[str]) -> str:
+    """End a server as Ctrl-C does, once it has answered that it is ready; what it had printed until then."""
+    assert server.stdout is not None
+    printed = ""
+    for line in server.stdout:
+        printed += line
+        if line.startswith("serving at "):
+            address = line.removeprefix("serving at ").strip().rstrip("/")
+            with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=60) as answer:
+                assert answer.status == 200
+            server.send_signal(signal.SIGINT)
+            break
+    return printed
+
+
 def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
     shown = {words[0] for words in commands(repo_root)}
     assert shown >= {
         "train", "export", "build", "infer", "eval", "inspect", "models", "doctor", "bench", "convert", "view",
-        "report",
+        "report", "serve",
     }  # fmt: skip
     assert ["build", "--precision", "fp16"] in commands(repo_root)
     assert ["infer", "scans/", "--out", "preds.json"] in commands(repo_root)
@@ -77,15 +95,17 @@ def test_the_readme_has_the_lines_of_every_command(repo_root: Path) -> None:
 
 def test_the_readmes_commands_run_in_order(repo_root: Path, place: Path) -> None:
     for words in commands(repo_root):
-        done = subprocess.run(
+        command = subprocess.Popen(
             [*TRTLM, *words, *(option for word in words for option in SHORT.get(word, []))],
             cwd=place,
             env={**os.environ, "TRTLM_CACHE": str(place / "cache")},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
-        assert done.returncode == 0, f"trtlm {shlex.join(words)}\n{done.stdout}{done.stderr}"
+        served = stopped(command) if words[0] == "serve" else ""
+        printed = served + command.communicate()[0]
+        assert command.returncode == 0, f"trtlm {shlex.join(words)}\n{printed}"
     for name in ("preds.json", "preds.csv", "slicer/head.mrk.json", "view.png", "report.html", "report/bench.json"):
         assert (place / name).is_file(), name
 

@@ -93,6 +93,14 @@ def test_errors_that_are_not_known_may_be_null(tmp_path):
     assert read_predictions(tmp_path / "p.json") == example()
 
 
+def test_names_that_are_not_utf_8_come_back(tmp_path):
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    path = f"scans/{name}.nii"
+    case = CaseResult(name, path, "failed", CaseError("scan_truncated", f"{path}: ends early."))
+    Predictions("t", {"name": "m"}, {"name": "e"}, [case]).write(tmp_path / "p.json")
+    assert read_predictions(tmp_path / "p.json").cases == [case]
+
+
 def test_numbers_are_rounded_and_plain():
     case = example().to_dict()["cases"][0]
     first = case["landmarks"][0]

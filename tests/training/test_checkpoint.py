@@ -71,7 +71,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 5}', '{"files": {}, "format": 1', "null", "7"])
 def test_a_damaged_record(folder: Path, text: str) -> None:
     (folder / "checkpoint.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: (is damaged|line 1: is not valid JSON)"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: is damaged"):
         load_checkpoint(folder)
 
 

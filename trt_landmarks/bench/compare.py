@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from trt_landmarks.bench.report import SCHEMA_VERSION
 from trt_landmarks.bench.statistics import Ratio, change
 from trt_landmarks.errors import TrtlmError
-from trt_landmarks.files import read_json
+from trt_landmarks.files import read_text
 
 #: What has to be the same for two reports to be comparable: where it is, and what it is called.
 SAME = (
@@ -52,10 +53,10 @@ def read_report(path: Path) -> dict[str, Any]:
         TrtlmError: if it is none, or of another version.
     """
     try:
-        report = read_json(path, TrtlmError, "benchmark report")
+        report = json.loads(read_text(path, TrtlmError, "benchmark report"))
         version = report["schema_version"]
         report["ways"], report["machine"], report["method"], report["scans"], report["model"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise TrtlmError(f"{path}: is not a report of trtlm bench.", "Name its bench.json.") from None
     if version != SCHEMA_VERSION:
         raise TrtlmError(f"{path}: has version {version!r}; this version reads {SCHEMA_VERSION!r}.")

@@ -33,7 +33,7 @@ import numpy as np
 
 from trt_landmarks.bundles.packing import REMEDY, unpacked
 from trt_landmarks.errors import BundleError
-from trt_landmarks.files import CACHE_VARIABLE, cache_folder, file_sha256, read_text, write_text
+from trt_landmarks.files import CACHE_VARIABLE, cache_folder, file_sha256, read_json, write_text
 from trt_landmarks.geometry import Floats
 from trt_landmarks.localization.confidence import ConfidenceModel, read_confidence
 from trt_landmarks.task.graphs import graph_names
@@ -269,7 +269,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"{folder}: is not a bundle: it has no {MANIFEST}.", "Make one with trtlm export.")
     try:
-        manifest = json.loads(read_text(path, BundleError, "manifest"))
+        manifest = read_json(path, BundleError, "manifest", remedy=REMEDY)
         graphs = [*dict(manifest["graphs"]).values(), *dict(manifest.get("cpu_graphs", {})).values()]
         packed = {file: (str(row["file"]), str(row["sha256"])) for file, row in manifest.get("packed", {}).items()}
         kinds = (manifest["format"], str(manifest["name"]), graphs, dict(manifest["files"]))

@@ -28,7 +28,7 @@ def case_result(file: ScanFile, scan: Scan, located: Localization, task: Task) -
     inside = scan.geometry.contains(located.points)
     voxels = scan.geometry.world_to_voxel(located.points)
     reliability = located.reliability
-    wrong = reliability is not None and reliability.wrong_anatomy
+    wrong = located.wrong_anatomy
     low = located.confidence < task.low_confidence_below if reliability is None else reliability.low
     landmarks = []
     for n, name in enumerate(task.landmarks):

@@ -202,12 +202,12 @@ def read_confidence(path: str | Path, task: Task) -> ConfidenceModel:
 
 
 def _makes_sense(model: ConfidenceModel) -> bool:
-    """Whether the numbers can be what was fitted: spreads and errors above 0, scores that rise, a probability."""
+    """Whether the numbers can have been fitted: spreads and errors above 0, scores that do not fall, a probability."""
     errors = (model.table.expected_error_mm, model.table.error_90_mm)
     positive = (model.score.spread, model.shape.noise, *errors, model.large_error_mm, model.steepness)
     return (
         all(np.all(np.asarray(values) > 0) for values in positive)
-        and bool(np.all(np.diff(model.table.score) > 0))
+        and bool(np.all(np.diff(model.table.score) >= 0))
         and len(model.table.score) > 0
         and 0 <= model.low_below <= 1
     )

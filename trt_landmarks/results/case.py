@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, TypeAdapter, WithJsonSchema
 from pydantic import ValidationError as Invalid
 from pydantic.dataclasses import dataclass
 
@@ -29,6 +29,12 @@ LANDMARK_STATUSES: tuple[LandmarkStatus, ...] = ("located", "low_confidence", "o
 MeasurementStatus = Literal["measured", "low_confidence", "outside_scan", "undefined"]
 #: What a model with fitted confidence says of a landmark's error.
 ERRORS = ("expected_error_mm", "error_90_mm")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("should be a text that is not empty")
+    return value
 
 
 def _rounded(value: float) -> float:
@@ -48,7 +54,8 @@ def _not_negative(value: float) -> float:
     return _rounded(value)
 
 
-def _distinct(names: Iterable[str], what: str) -> None:
+def check_distinct(names: Iterable[str], what: str) -> None:
+    """Raise ValueError if a name occurs twice; ``what`` says what has the names."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -57,7 +64,8 @@ def _distinct(names: Iterable[str], what: str) -> None:
 
 
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
+#: Any text but the empty one, also one with what a file name has that is not UTF-8, which pydantic's own would refuse.
+Text = Annotated[str, PlainValidator(_text), WithJsonSchema({"type": "string", "minLength": 1})]
 Number = Annotated[_Finite, AfterValidator(_rounded)]
 Milliseconds = Annotated[_Finite, AfterValidator(lambda value: round(value, 3) + 0.0)]
 Length = Annotated[_Finite, AfterValidator(_not_negative), WithJsonSchema({"type": "number", "minimum": 0})]
@@ -252,8 +260,8 @@ class CaseResult:
     def __post_init__(self) -> None:
         if (self.status == "failed") != (self.error is not None):
             raise ValueError("a failed case has an error, an ok case has none")
-        _distinct((mark.name for mark in self.landmarks), "landmark")
-        _distinct((measure.name for measure in self.measurements), "measurement")
+        check_distinct((mark.name for mark in self.landmarks), "landmark")
+        check_distinct((measure.name for measure in self.measurements), "measurement")
 
     def to_dict(self) -> dict[str, Any]:
         """As in the file."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from trt_landmarks.errors import PredictionsError
 from trt_landmarks.files import read_json, replacing
-from trt_landmarks.results.case import REQUIRED, CaseResult, Text, read_case
+from trt_landmarks.results.case import REQUIRED, CaseResult, Text, check_distinct, read_case
 
 SCHEMA_VERSION = "1"
 #: What the file has.
@@ -46,11 +46,10 @@ class Predictions:
     run: dict[str, Any] = field(default_factory=dict)
 
     def _check_ids(self) -> None:
-        seen: set[str] = set()
-        for case in self.cases:
-            if case.id in seen:
-                raise PredictionsError(f"case '{case.id}' occurs twice.")
-            seen.add(case.id)
+        try:
+            check_distinct((case.id for case in self.cases), "case")
+        except ValueError as error:
+            raise PredictionsError(f"{error}.") from None
 
     def add(self, cases: Sequence[CaseResult]) -> None:
         """Append cases; those that were appended just before count once (:data:`trt_landmarks.runs.batch.Keep`)."""
